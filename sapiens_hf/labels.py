@@ -1,0 +1,472 @@
+"""Keypoint sets and class sets: names, links, colours, flip pairs, part groups, and conversions between sets.
+
+The tables live in `assets/keypoints.json` and `assets/segmentation_classes.json`; they are read on first use and kept.
+Points and classes are always matched by name: Goliath lists the wrists at 62 (left) and 41 (right) and its fingers
+from tip to base, so a slice by position would silently return other points.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+
+ASSETS = Path(__file__).parent / "assets"
+Color: TypeAlias = tuple[int, int, int]
+Array: TypeAlias = Any  # a numpy array or a torch tensor
+
+# Names a set may be called by, without case, "-", "_" and spaces; and the number of its entries.
+KEYPOINT_SETS = ("coco", "coco_wholebody", "goliath")
+KEYPOINT_ALIASES: dict[str | int, str] = {
+    17: "coco",
+    133: "coco_wholebody",
+    308: "goliath",
+    "coco17": "coco",
+    "wholebody": "coco_wholebody",
+    "wholebody133": "coco_wholebody",
+    "cocowholebody133": "coco_wholebody",
+    "goliath308": "goliath",
+}
+CLASS_SETS = ("goliath28", "lip20", "cihp20", "face_synthetics19")
+CLASS_ALIASES: dict[str | int, str] = {
+    28: "goliath28",
+    20: "lip20",  # also CIHP's count: both share names, colours, swaps and weights
+    19: "face_synthetics19",
+    "goliath": "goliath28",
+    "lip": "lip20",
+    "cihp": "cihp20",
+    "face": "face_synthetics19",
+    "facesynthetics": "face_synthetics19",
+}
+OPENPOSE_NAMES: dict[str, tuple[str, ...]] = {
+    # Order of OpenPose's BODY_25 and COCO outputs (its doc/02_output.md), spelled as in the COCO set.
+    "openpose": (
+        *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist"),
+        *("mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+        *("right_eye", "left_eye", "right_ear", "left_ear"),
+        *("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel"),
+    ),
+    "openpose18": (
+        *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist"),
+        *("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+        *("right_eye", "left_eye", "right_ear", "left_ear"),
+    ),
+}
+TARGET_ALIASES: dict[str | int, str] = KEYPOINT_ALIASES | {"openpose25": "openpose", "body25": "openpose"}
+OPENPOSE_MEANS = {"neck": ("left_shoulder", "right_shoulder"), "mid_hip": ("left_hip", "right_hip")}
+LIMBS = {
+    "arm": ("acromion", "shoulder", "olecranon", "cubital_fossa", "elbow", "wrist"),
+    "leg": ("hip", "knee", "ankle"),
+    "foot": ("big_toe", "small_toe", "heel"),
+}
+HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+TORSO = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+LABEL_DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "uint64", "int64")  # hold 255, the usual ignored label
+# Ends of the tables in segmentation_classes.json "maps". CIHP has LIP's classes; 29 classes are known only here.
+MAP_SETS = (*CLASS_SETS, "sapiens2_29")
+MAP_ALIASES: dict[str | int, str] = CLASS_ALIASES | {29: "sapiens2_29", "sapiens2": "sapiens2_29"}
+
+
+class _Names:
+    """Look-ups by name that both kinds of set share."""
+
+    name: str
+    names: tuple[str, ...]
+    groups: Mapping[str, tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Index of one keypoint or class.
+
+        Raises:
+            ValueError: if the set has no such name; the message offers the nearest one.
+        """
+        if name not in self.names:
+            raise ValueError(_unknown(f"{self.name} has no entry named", name, self.names))
+        return self.names.index(name)
+
+    def indices(self, *names: str) -> list[int]:
+        """Sorted indices of entries and groups, each once, e.g. `indices("left_hand", "nose")`.
+
+        An entry's exact name comes before a group's exact name.
+
+        Raises:
+            ValueError: if a name is neither an entry nor a group of this set.
+        """
+        found: set[int] = set()
+        for name in names:
+            if name in self.names:
+                found.add(self.names.index(name))
+            elif name in self.groups:
+                found.update(self.groups[name])
+            else:
+                message = _unknown(f"{self.name} has no entry or group named", name, (*self.groups, *self.names))
+                raise ValueError(f"{message} Groups: {', '.join(self.groups)}.")
+        return sorted(found)
+
+    def id2label(self) -> dict[int, str]:
+        """Index to name, as a transformers config holds it."""
+        return dict(enumerate(self.names))
+
+    def label2id(self) -> dict[str, int]:
+        """Name to index, as a transformers config holds it."""
+        return {name: index for index, name in enumerate(self.names)}
+
+
+@dataclass(frozen=True)
+class KeypointSet(_Names):
+    """A list of named body points and how they belong together. Colours are RGB, 0 to 255."""
+
+    name: str
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    """Points that exchange their places in a mirrored image. Goliath's are not all a left/right rename."""
+    flip_indices: tuple[int, ...]
+    """For each point the one that takes its place in a mirrored image; itself if it lies on the middle line."""
+    sigmas: tuple[float, ...]
+    """OKS sigmas; the variance is `(2 * sigma) ** 2`."""
+    skeleton: tuple[tuple[int, int], ...]
+    link_colors: tuple[Color, ...]
+    colors: tuple[Color, ...]
+    upper_body_ids: tuple[int, ...]
+    """Points of the upper half, for half-body augmentation. Some points are in neither half."""
+    lower_body_ids: tuple[int, ...]
+    groups: Mapping[str, tuple[int, ...]] = field(hash=False)
+    """The original's groups (`body`, `foot`, `face`, ...) and limbs made from names (`left_arm`, `right_leg`, ...)."""
+
+
+@dataclass(frozen=True)
+class ClassSet(_Names):
+    """A list of named segmentation classes. Colours are RGB, 0 to 255."""
+
+    name: str
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    swap_pairs: tuple[tuple[int, int], ...]
+    """Classes that exchange their labels in a mirrored image."""
+    class_weights: tuple[float, ...]
+    """Cross-entropy weight of each class in the original training configuration."""
+    ignore_index: int
+    background_index: int
+    rotate_fill_label: int
+    """Label of the corners that a rotation of the label map uncovers."""
+    groups: Mapping[str, tuple[int, ...]] = field(hash=False)
+    """Parts made of classes: `face`, `hair`, `left_arm`, `upper_body`, `clothing`, `skin`, `person`, ..."""
+
+
+class ConvertedKeypoints(NamedTuple):
+    """What `convert_keypoints` returns. K is the number of points of the target set."""
+
+    keypoints: Array
+    """Coordinates `(..., K, 2)`, 0 where the source set has no such point."""
+    scores: Array
+    """Scores `(..., K)`, 0 where the source set has no such point."""
+    mask: Array
+    """Booleans `(K,)`: True where the source set has the point."""
+    names: tuple[str, ...]
+    """The names of the K points."""
+
+
+def keypoint_set(name: str | int | KeypointSet) -> KeypointSet:
+    """The keypoint set of this name, alias or number of points.
+
+    Args:
+        name: "coco" (17 points), "coco_wholebody" (133) or "goliath" (308), an alias such as "wholebody" or
+            "goliath308", the number of points, or a `KeypointSet`, which is returned as it is.
+
+    Raises:
+        ValueError: if there is no such set.
+    """
+    if isinstance(name, KeypointSet):
+        return name
+    return _read_keypoint_set(_resolve("keypoint set", name, KEYPOINT_SETS, KEYPOINT_ALIASES))
+
+
+def class_set(name: str | int | ClassSet) -> ClassSet:
+    """The class set of this name, alias or number of classes.
+
+    Args:
+        name: "goliath28", "lip20", "cihp20" or "face_synthetics19", an alias such as "lip" or "face", the number of
+            classes, or a `ClassSet`, which is returned as it is. 20 stands for LIP: CIHP has the same names, order,
+            colours, swaps and weights, so nothing but the name of the returned set depends on the choice.
+
+    Raises:
+        ValueError: if there is no such set.
+    """
+    if isinstance(name, ClassSet):
+        return name
+    return _read_class_set(_resolve("class set", name, CLASS_SETS, CLASS_ALIASES))
+
+
+_class_set = class_set  # part_mask has a parameter of that name
+
+
+def convert_keypoints(
+    keypoints: Array,
+    scores: Array | None = None,
+    *,
+    source: str | int | KeypointSet | None = None,
+    to: str | int | KeypointSet = "coco_wholebody",
+) -> ConvertedKeypoints:
+    """Re-order keypoints from one set into another, by name.
+
+    "openpose" is BODY_25 and "openpose18" is OpenPose's COCO order. Their `neck` and `mid_hip` are, as OpenPose
+    defines them, the means of the two shoulders and of the two hips, with the smaller of the two scores. That holds
+    for Goliath too, so that all sources give the same skeleton; Goliath's own neck point is
+    `keypoint_set("goliath").index("neck")`. From Goliath to COCO-WholeBody 53 points exist, as in the original's
+    conversion (goliath_coco_wholebody_metric.py:convert_results_goliath_to_coco_wholebody): no face points, no hand
+    roots, no finger roots.
+
+    Args:
+        keypoints: numpy array or torch tensor `(..., K, 2)`; integers become floats.
+        scores: `(..., K)`, of the same kind. Left out, every point the source has gets the score 1.
+        source: set the keypoints are in; left out, the set with K points.
+        to: a keypoint set, or "openpose" or "openpose18".
+
+    Returns:
+        `ConvertedKeypoints` in the kind (and on the device) of the input; points that the source set does not have get
+        coordinates and score 0.
+
+    Raises:
+        ValueError: if a set is unknown, or a shape does not fit the source set.
+        TypeError: if keypoints and scores are not both arrays or both tensors.
+    """
+    is_torch = _is_tensor(keypoints)
+    if not is_torch:
+        keypoints = np.asarray(keypoints)
+    if keypoints.ndim < 2 or keypoints.shape[-1] != 2:
+        raise ValueError(f"keypoints have shape {tuple(keypoints.shape)}, expected (..., number of points, 2).")
+    source_set = keypoint_set(keypoints.shape[-2] if source is None else source)
+    if keypoints.shape[-2] != len(source_set):
+        raise ValueError(
+            f"keypoints have shape {tuple(keypoints.shape)}, but {source_set.name} has {len(source_set)} points: "
+            f"expected (..., {len(source_set)}, 2)."
+        )
+    keypoints = _as_float(keypoints)
+    if scores is None:
+        scores = keypoints.new_ones(keypoints.shape[:-1]) if is_torch else np.ones_like(keypoints[..., 0])
+    if _is_tensor(scores) != is_torch:
+        kinds = f"keypoints are {type(keypoints).__name__}, scores {type(scores).__name__}"
+        raise TypeError(f"{kinds}: pass two numpy arrays or two torch tensors.")
+    scores = scores if is_torch else np.asarray(scores)
+    if tuple(scores.shape) != tuple(keypoints.shape[:-1]):
+        raise ValueError(
+            f"scores have shape {tuple(scores.shape)}, but keypoints of shape {tuple(keypoints.shape)} need "
+            f"{tuple(keypoints.shape[:-1])}."
+        )
+
+    names, means = _target_layout(to)
+    places = source_set.label2id()
+    ends = [means.get(name, (name, name)) for name in names]
+    known = [first in places and second in places for first, second in ends]
+    # Points that the source lacks read its point 0 here and are set to 0 at the end.
+    firsts = [places[first] if ok else 0 for (first, _), ok in zip(ends, known, strict=True)]
+    seconds = [places[second] if ok else 0 for (_, second), ok in zip(ends, known, strict=True)]
+    converted, converted_scores = keypoints[..., firsts, :], scores[..., firsts]
+
+    means_at = [k for k, (first, second) in enumerate(zip(firsts, seconds, strict=True)) if first != second]
+    if means_at:
+        others = [seconds[k] for k in means_at]
+        converted[..., means_at, :] = (converted[..., means_at, :] + keypoints[..., others, :]) / 2
+        minimum = sys.modules["torch"].minimum if is_torch else np.minimum
+        converted_scores[..., means_at] = minimum(converted_scores[..., means_at], scores[..., others])
+
+    missing = [k for k, ok in enumerate(known) if not ok]
+    if missing:
+        converted[..., missing, :] = 0
+        converted_scores[..., missing] = 0
+    mask = sys.modules["torch"].tensor(known, device=keypoints.device) if is_torch else np.array(known)
+    return ConvertedKeypoints(converted, converted_scores, mask, names)
+
+
+def part_mask(label_map: Array, *parts: str, class_set: str | int | ClassSet = "goliath28") -> Array:
+    """Where a label map shows one of the named classes or part groups.
+
+    Args:
+        label_map: integers `(..., height, width)`, numpy array or torch tensor.
+        *parts: exact class names ("Left_Hand") or group names ("left_arm", "hair", "clothing").
+        class_set: the set the labels are in.
+
+    Returns:
+        Booleans of the same shape, kind and device. Pixels of the set's ignore index are False.
+
+    Raises:
+        ValueError: if a name is unknown, none is given, or the map holds a label that the set does not have.
+    """
+    classes = _class_set(class_set)
+    if not parts:
+        raise ValueError(f"part_mask needs a class or a group of {classes.name}: {', '.join(classes.groups)}.")
+    table = np.zeros(256, dtype=bool)
+    table[classes.indices(*parts)] = True
+    return look_up(label_map, table, classes.name, len(classes), classes.ignore_index)
+
+
+def remap_labels(label_map: Array, source: str | int, to: str | int) -> Array:
+    """Translate a label map into another class set; classes without a counterpart become 255 (ignored).
+
+    There are maps from "lip20" (or "cihp20") to "goliath28" and back, and from "goliath28" to "sapiens2_29" and back.
+    The last is the set of Sapiens2: `Eyeglass` in place 2 and every later class one place higher. LIP to Goliath is
+    the original's table (it puts skirts under upper clothing); Goliath to LIP is this project's, by name.
+
+    Args:
+        label_map: integers `(..., height, width)` wide enough for 255, numpy array or torch tensor.
+        source: the set the labels are in.
+        to: the set wanted.
+
+    Returns:
+        Labels of the same shape, kind, device and integer type.
+
+    Raises:
+        ValueError: if there is no such map, or the label map holds a label that the source set does not have.
+    """
+    ends = [_resolve("class set", name, MAP_SETS, MAP_ALIASES) for name in (source, to)]
+    key = "_to_".join(ends).replace("cihp20", "lip20")
+    maps = _read_json("segmentation_classes.json")["maps"]
+    if key not in maps:
+        raise ValueError(f"There is no map {' to '.join(ends)}. Maps: {', '.join(maps)}.")
+    mapping = maps[key]["mapping"]
+    table = np.full(256, 255)
+    table[: len(mapping)] = mapping
+    if not _is_tensor(label_map):
+        label_map = np.asarray(label_map)
+    remapped = look_up(label_map, table, ends[0], len(mapping), ignore_index=255)
+    return remapped.to(label_map.dtype) if _is_tensor(label_map) else remapped.astype(label_map.dtype)
+
+
+def look_up(label_map: Array, table: np.ndarray, set_name: str, num_classes: int, ignore_index: int) -> Array:
+    """The table's row for every label: `table[label_map]`, with labels checked first.
+
+    Args:
+        label_map: integers `(...)`, numpy array or torch tensor.
+        table: numpy array `(256, ...)`, one row per label.
+        set_name: name of the label set, for the message.
+        num_classes: labels below this are valid.
+        ignore_index: one more valid label. A negative one reads the table from its end, as Python does.
+
+    Returns:
+        Array or tensor `(..., *table.shape[1:])` on the label map's device.
+
+    Raises:
+        ValueError: if the labels are not integers, or one of them is not valid; the message names it.
+    """
+    is_torch = _is_tensor(label_map)
+    if not is_torch:
+        label_map = np.asarray(label_map)
+    if str(label_map.dtype).removeprefix("torch.") not in LABEL_DTYPES:
+        raise ValueError(f"A label map has type {label_map.dtype}, expected one of {', '.join(LABEL_DTYPES)}.")
+    labels = label_map.long() if is_torch else label_map.astype(np.int64, copy=False)
+    wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
+    if wrong.any():
+        raise ValueError(
+            f"The label map holds the label {int(labels[wrong][0])}, but {set_name} has the labels 0 to "
+            f"{num_classes - 1} and {ignore_index} (ignored). Is it the right class set?"
+        )
+    if is_torch:
+        return sys.modules["torch"].from_numpy(table).to(labels.device)[labels]
+    return table[labels]
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether value is a torch tensor, without importing torch: who holds a tensor has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _as_float(values: Array) -> Array:
+    if _is_tensor(values):
+        return values if values.is_floating_point() else values.to(sys.modules["torch"].float32)
+    return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
+def _unknown(message: str, name: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"{message} {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def _resolve(kind: str, name: str | int, known: Sequence[str], aliases: Mapping[str | int, str]) -> str:
+    """The set's own name for a name, an alias or a count."""
+    own_names: dict[str | int, str] = {_squash(own): own for own in known}
+    key = _squash(name) if isinstance(name, str) else name
+    found = own_names.get(key) or aliases.get(key)
+    if found is not None:
+        return found
+    counts = ", ".join(str(alias) for alias in aliases if isinstance(alias, int))
+    raise ValueError(f"{_unknown(f'There is no {kind}', name, known)} Known: {', '.join(known)}; counts: {counts}.")
+
+
+def _squash(name: str) -> str:
+    return name.lower().translate({ord(character): None for character in "-_ "})
+
+
+@cache
+def _read_json(filename: str) -> dict[str, Any]:
+    return json.loads((ASSETS / filename).read_text(encoding="utf-8"))
+
+
+@cache
+def _read_keypoint_set(name: str) -> KeypointSet:
+    data = _read_json("keypoints.json")[name]
+    points = data["keypoints"]
+    names = tuple(point["name"] for point in points)
+    return KeypointSet(
+        name=name,
+        names=names,
+        flip_pairs=_tuples(data["flip_pairs"]),
+        flip_indices=tuple(point["index"] if point["swap"] is None else point["swap"] for point in points),
+        sigmas=tuple(point["sigma"] for point in points),
+        skeleton=tuple(tuple(link["link"]) for link in data["skeleton"]),
+        link_colors=tuple(tuple(link["color"]) for link in data["skeleton"]),
+        colors=tuple(tuple(point["color"]) for point in points),
+        upper_body_ids=tuple(data["upper_body_ids"]),
+        lower_body_ids=tuple(data["lower_body_ids"]),
+        groups={group: tuple(indices) for group, indices in data["groups"].items()} | _limbs(names),
+    )
+
+
+@cache
+def _read_class_set(name: str) -> ClassSet:
+    data = _read_json("segmentation_classes.json")[name]
+    classes = data["classes"]
+    names = tuple(entry["name"] for entry in classes)
+    return ClassSet(
+        name=name,
+        names=names,
+        colors=tuple(tuple(entry["color_rgb"]) for entry in classes),
+        swap_pairs=_tuples(data["swap_pairs"]),
+        class_weights=tuple(float(entry["ce_weight"]) for entry in classes),
+        ignore_index=data["ignore_index"],
+        background_index=data["background_index"],
+        rotate_fill_label=data["rotate_fill_label"],
+        groups={group: tuple(sorted(map(names.index, members))) for group, members in data["groups"].items()},
+    )
+
+
+def _tuples(pairs: Iterable[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((first, second) for first, second in pairs)
+
+
+def _limbs(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Groups that every set can have, from the joints' names; a group without a point is left out."""
+    members = {"head": HEAD, "torso": TORSO}
+    for side in ("left", "right"):
+        members |= {f"{side}_{limb}": tuple(f"{side}_{joint}" for joint in joints) for limb, joints in LIMBS.items()}
+    present = {group: [joint for joint in joints if joint in names] for group, joints in members.items()}
+    return {group: tuple(map(names.index, joints)) for group, joints in present.items() if joints}
+
+
+def _target_layout(to: str | int | KeypointSet) -> tuple[tuple[str, ...], Mapping[str, tuple[str, str]]]:
+    """Names of a target layout, and those of them that are the mean of two points."""
+    if isinstance(to, KeypointSet):
+        return to.names, {}
+    name = _resolve("keypoint layout", to, (*KEYPOINT_SETS, *OPENPOSE_NAMES), TARGET_ALIASES)
+    return (OPENPOSE_NAMES[name], OPENPOSE_MEANS) if name in OPENPOSE_NAMES else (keypoint_set(name).names, {})
