@@ -1,0 +1,1 @@
+"""Depth errors per image, averaged over images."""

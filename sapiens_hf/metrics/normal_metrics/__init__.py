@@ -1,0 +1,1 @@
+"""Angular errors of surface normals, pooled over all pixels."""

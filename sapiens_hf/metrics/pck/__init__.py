@@ -1,0 +1,1 @@
+"""Percentage of correct keypoints."""
