@@ -166,9 +166,14 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
     def validate_architecture(self):
         """Called by `@strict` after initialisation: refuse combinations that cannot be built."""
         super().validate_architecture()
-        for width, heads in (("hidden_size", "num_attention_heads"), ("decoder_hidden_size", "decoder_num_attention_heads")):
+        for width, heads in (
+            ("hidden_size", "num_attention_heads"),
+            ("decoder_hidden_size", "decoder_num_attention_heads"),
+        ):
             if getattr(self, width) % getattr(self, heads):
-                raise ValueError(f"{width} ({getattr(self, width)}) must be a multiple of {heads} ({getattr(self, heads)}).")
+                raise ValueError(
+                    f"{width} ({getattr(self, width)}) must be a multiple of {heads} ({getattr(self, heads)})."
+                )
         if len(self.image_size) != 2 or any(s <= 0 or s % self.patch_size for s in self.image_size):
             raise ValueError(
                 f"image_size must be [height, width], both positive multiples of patch_size ({self.patch_size}); "
@@ -238,7 +243,9 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
         old_labels = config_dict.get("id2label")
         num_labels = len(kwargs["id2label"]) if kwargs.get("id2label") else kwargs.get("num_labels")
         if old_labels is not None and num_labels is not None and num_labels != len(old_labels):
-            stale = [n for n in ("flip_pairs", "semantic_loss_class_weights") if config_dict.get(n) and n not in kwargs]
+            stale = [
+                n for n in ("flip_pairs", "semantic_loss_class_weights") if config_dict.get(n) and n not in kwargs
+            ]
             if stale:
                 logger.warning(
                     f"{len(old_labels)} labels become {num_labels}: {' and '.join(stale)} of the checkpoint no longer "
