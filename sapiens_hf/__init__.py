@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from . import registration as _registration
 from .version import __version__
 
-
 _MODULE_OF = {
     "SapiensConfig": "configuration_sapiens",
     "SapiensModel": "modeling_sapiens",

@@ -75,7 +75,7 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; rises linearly from 0.
         initializer_range (`float`, defaults to 0.02): Scale of the initial weights; 0.02 gives the original's.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the layer norms.
-        image_size (`int` or `[height, width]`, defaults to `[1024, 768]`): Size in pixels the position table is made for.
+        image_size (`int` or `[height, width]`, defaults to `[1024, 768]`): Pixels the position table is made for.
         patch_size (`int`, defaults to 16): Edge of a patch in pixels.
         num_channels (`int`, defaults to 3): Channels of the input image.
         qkv_bias (`bool`, defaults to `True`): Whether query, key and value projections have a bias.
@@ -200,7 +200,7 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
         weights = self.semantic_loss_class_weights
         if weights is not None and len(weights) != self.num_labels:
             raise ValueError(
-                f"semantic_loss_class_weights has {len(weights)} entries for {self.num_labels} labels: give one per label."
+                f"semantic_loss_class_weights has {len(weights)} entries for {self.num_labels} labels: give one each."
             )
         for pair in self.flip_pairs or []:
             if len(pair) != 2 or not all(0 <= i < self.num_labels for i in pair):
@@ -249,7 +249,7 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
             if stale:
                 logger.warning(
                     f"{len(old_labels)} labels become {num_labels}: {' and '.join(stale)} of the checkpoint no longer "
-                    f"apply and {'is' if len(stale) == 1 else 'are'} dropped. Pass {' and '.join(f'{n}=' for n in stale)} to set new values."
+                    f"apply and {'is' if len(stale) == 1 else 'are'} dropped. Pass new ones to set them."
                 )
                 config_dict.update(dict.fromkeys(stale))
             config_dict.pop("id2label", None)

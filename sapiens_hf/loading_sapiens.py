@@ -80,8 +80,8 @@ class SapiensLoadingMixin:
         others = sorted(key for key, *_ in info["mismatched_keys"] if not key.startswith("head.final_conv."))
         if others and not tolerant:
             raise ValueError(
-                f"{source} does not fit {cls.__name__} with this configuration: {', '.join(others[:8])} differ in shape. "
-                "Only the number of labels and image_size may change on loading; check hidden_size, patch_size and "
+                f"{source} does not fit {cls.__name__} with this configuration: {', '.join(others[:8])} differ in "
+                "shape. Only the number of labels and image_size may change on loading; check hidden_size, patch_size and "
                 "the head widths."
             )
         model.resize_position_embeddings(image_size, use_cls_token)

@@ -142,7 +142,7 @@ class SapiensForPreTraining(SapiensPreTrainedModel):
             module.position_embeddings = nn.Parameter(table, requires_grad=False)
 
     def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(B, num_channels, H, W)` -> `(B, N, patch_size ** 2 * num_channels)`, each patch as (row, column, channel)."""
+        """`(B, num_channels, H, W)` -> `(B, N, patch_size ** 2 * num_channels)`, patches as (row, column, channel)."""
         patch = self.config.patch_size
         patches = pixel_values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, q)
         return torch.einsum("nchpwq->nhwpqc", patches).flatten(3).flatten(1, 2)

@@ -572,8 +572,8 @@ class SapiensForPoseEstimation(SapiensDensePredictor):
         Example:
             >>> import torch
             >>> from sapiens_hf import SapiensConfig, SapiensForPoseEstimation
-            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            ...     image_size=[64, 48], num_labels=17, deconv_out_channels=[16, 16], conv_out_channels=[16])
+            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            ...     intermediate_size=64, image_size=[64, 48], num_labels=17, deconv_out_channels=[16, 16], conv_out_channels=[16])
             >>> SapiensForPoseEstimation(config)(torch.zeros(1, 3, 64, 48)).heatmaps.shape
             torch.Size([1, 17, 16, 12])
         """
@@ -603,8 +603,8 @@ class SapiensForSemanticSegmentation(SapiensDensePredictor):
         Example:
             >>> import torch
             >>> from sapiens_hf import SapiensConfig, SapiensForSemanticSegmentation
-            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            ...     image_size=[64, 48], num_labels=5, deconv_out_channels=[16] * 3, conv_out_channels=[16])
+            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            ...     intermediate_size=64, image_size=[64, 48], num_labels=5, deconv_out_channels=[16] * 3, conv_out_channels=[16])
             >>> SapiensForSemanticSegmentation(config)(torch.zeros(1, 3, 64, 48)).logits.shape
             torch.Size([1, 5, 32, 24])
         """
@@ -640,8 +640,8 @@ class SapiensForDepthEstimation(SapiensDensePredictor):
         Example:
             >>> import torch
             >>> from sapiens_hf import SapiensConfig, SapiensForDepthEstimation
-            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            ...     image_size=[64, 48], deconv_out_channels=[16] * 4, conv_out_channels=[16])
+            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            ...     intermediate_size=64, image_size=[64, 48], deconv_out_channels=[16] * 4, conv_out_channels=[16])
             >>> SapiensForDepthEstimation(config)(torch.zeros(1, 3, 64, 48)).predicted_depth.shape
             torch.Size([1, 64, 48])
         """
@@ -672,8 +672,8 @@ class SapiensForNormalEstimation(SapiensDensePredictor):
         Example:
             >>> import torch
             >>> from sapiens_hf import SapiensConfig, SapiensForNormalEstimation
-            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            ...     image_size=[64, 48], deconv_out_channels=[16] * 3, conv_out_channels=[16])
+            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            ...     intermediate_size=64, image_size=[64, 48], deconv_out_channels=[16] * 3, conv_out_channels=[16])
             >>> SapiensForNormalEstimation(config)(torch.zeros(1, 3, 64, 48)).normals.shape
             torch.Size([1, 3, 32, 24])
         """
