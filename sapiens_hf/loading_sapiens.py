@@ -81,8 +81,8 @@ class SapiensLoadingMixin:
         if others and not tolerant:
             raise ValueError(
                 f"{source} does not fit {cls.__name__} with this configuration: {', '.join(others[:8])} differ in "
-                "shape. Only the number of labels and image_size may change on loading; check hidden_size, patch_size and "
-                "the head widths."
+                "shape. Only the number of labels and image_size may change on loading; check hidden_size, "
+                "patch_size and the head widths."
             )
         model.resize_position_embeddings(image_size, use_cls_token)
         return (model, info) if want_info else model

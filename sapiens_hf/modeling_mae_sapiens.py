@@ -16,7 +16,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
@@ -26,12 +25,12 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_sapiens import SapiensConfig
 from .losses_sapiens import reconstruction_loss
 from .modeling_sapiens import (
-    SapiensEmbeddings,
     SapiensLayer,
     SapiensModel,
     SapiensPreTrainedModel,
     gather_tokens,
     resize_position_table,
+    sincos_position_table,
 )
 
 
@@ -55,21 +54,6 @@ class SapiensForPreTrainingOutput(ModelOutput):
     ids_restore: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def sincos_position_table(hidden_size: int, grid_size: tuple[int, int], num_prefix_tokens: int) -> torch.Tensor:
-    """Fixed position table of pretraining, shape `(1, num_prefix_tokens + rows * columns, hidden_size)`, float32.
-
-    The first half of the channels encodes the row, the second half the column (halves swapped against ViTMAE), each as
-    [sine | cosine] of the integer coordinate at `hidden_size / 4` frequencies. Prefix rows are zero. Source: original
-    pretrain/mmpretrain/models/utils/position_encoding.py, build_2d_sincos_position_embedding.
-    """
-    frequencies = 10000.0 ** (-torch.arange(hidden_size // 4, dtype=torch.float32) / (hidden_size // 4))
-    rows, columns = (torch.arange(n, dtype=torch.float32)[:, None] * frequencies for n in grid_size)
-    rows = torch.cat([rows.sin(), rows.cos()], dim=-1)[:, None].expand(-1, grid_size[1], -1)
-    columns = torch.cat([columns.sin(), columns.cos()], dim=-1)[None].expand(grid_size[0], -1, -1)
-    table = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (rows, columns, C) -> (N, C)
-    return F.pad(table, (0, 0, num_prefix_tokens, 0))[None]
 
 
 class SapiensDecoder(nn.Module):
@@ -118,11 +102,9 @@ class SapiensForPreTraining(SapiensPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """As for every Sapiens model; position tables are the fixed ones, the mask token N(0, 0.02)."""
+        """As for every Sapiens model; the mask token is N(0, 0.02), the decoder's position table a fixed one too."""
         super()._init_weights(module)
-        if isinstance(module, SapiensEmbeddings):
-            init.copy_(module.position_embeddings, self.position_table(module))
-        elif isinstance(module, SapiensDecoder):
+        if isinstance(module, SapiensDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
             init.copy_(module.position_embeddings, self.position_table(module))
 

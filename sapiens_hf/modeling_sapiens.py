@@ -93,6 +93,21 @@ class SapiensNormalEstimationOutput(ModelOutput):
 
 
 # ------------------------------------------------------------------------------------------------------ embeddings
+def sincos_position_table(hidden_size: int, grid_size: tuple[int, int], num_prefix_tokens: int) -> torch.Tensor:
+    """Fixed position table of pretraining, shape `(1, num_prefix_tokens + rows * columns, hidden_size)`, float32.
+
+    The first half of the channels encodes the row, the second half the column (halves swapped against ViTMAE), each as
+    [sine | cosine] of the integer coordinate at `hidden_size / 4` frequencies. Prefix rows are zero. Source: original
+    pretrain/mmpretrain/models/utils/position_encoding.py, build_2d_sincos_position_embedding.
+    """
+    frequencies = 10000.0 ** (-torch.arange(hidden_size // 4, dtype=torch.float32) / (hidden_size // 4))
+    rows, columns = (torch.arange(n, dtype=torch.float32)[:, None] * frequencies for n in grid_size)
+    rows = torch.cat([rows.sin(), rows.cos()], dim=-1)[:, None].expand(-1, grid_size[1], -1)
+    columns = torch.cat([columns.sin(), columns.cos()], dim=-1)[None].expand(grid_size[0], -1, -1)
+    table = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (rows, columns, C) -> (N, C)
+    return F.pad(table, (0, 0, num_prefix_tokens, 0))[None]
+
+
 def resize_position_table(
     table: torch.Tensor, grid_size: tuple[int, int], new_grid_size: tuple[int, int], num_prefix_tokens: int
 ) -> torch.Tensor:
@@ -365,7 +380,7 @@ class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
         | patch convolution | Xavier uniform over the flattened kernel | 0 |
         | layer norm | 1 | 0 |
         | class token, mask token | N(0, 0.02) | |
-        | position table | truncated N(0, 0.02); pretraining has a fixed one | |
+        | position table | truncated N(0, 0.02); with a class token (pretraining) fixed sine-cosine | |
         | head, hidden layers | pose N(0, 0.001), else PyTorch's default | 0 (an instance norm follows) |
         | head, last convolution | pose N(0, 0.001), else N(0, 0.01) | 0 |
         """
@@ -388,7 +403,10 @@ class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
         elif isinstance(module, SapiensEmbeddings):
             if module.cls_token is not None:
                 init.normal_(module.cls_token, std=std)
-            init.trunc_normal_(module.position_embeddings, std=std)
+                size = self.config.grid_size, module.num_prefix_tokens
+                init.copy_(module.position_embeddings, sincos_position_table(self.config.hidden_size, *size))
+            else:
+                init.trunc_normal_(module.position_embeddings, std=std)
         elif isinstance(module, SapiensDenseHead):
             for layer in [*module.deconv_layers, *module.conv_layers]:
                 convolution = layer.convolution
@@ -573,7 +591,7 @@ class SapiensForPoseEstimation(SapiensDensePredictor):
             >>> import torch
             >>> from sapiens_hf import SapiensConfig, SapiensForPoseEstimation
             >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            ...     intermediate_size=64, image_size=[64, 48], num_labels=17, deconv_out_channels=[16, 16], conv_out_channels=[16])
+            ...     intermediate_size=64, image_size=[64, 48], num_labels=17, deconv_out_channels=[16] * 2)
             >>> SapiensForPoseEstimation(config)(torch.zeros(1, 3, 64, 48)).heatmaps.shape
             torch.Size([1, 17, 16, 12])
         """
@@ -604,7 +622,7 @@ class SapiensForSemanticSegmentation(SapiensDensePredictor):
             >>> import torch
             >>> from sapiens_hf import SapiensConfig, SapiensForSemanticSegmentation
             >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            ...     intermediate_size=64, image_size=[64, 48], num_labels=5, deconv_out_channels=[16] * 3, conv_out_channels=[16])
+            ...     intermediate_size=64, image_size=[64, 48], num_labels=5, deconv_out_channels=[16] * 3)
             >>> SapiensForSemanticSegmentation(config)(torch.zeros(1, 3, 64, 48)).logits.shape
             torch.Size([1, 5, 32, 24])
         """
@@ -636,14 +654,6 @@ class SapiensForDepthEstimation(SapiensDensePredictor):
         r"""
         labels (`torch.FloatTensor` of shape `(batch_size, height, width)`, *optional*):
             Depth scaled to [0, 1] over the person, larger is farther; -1 where there is no person.
-
-        Example:
-            >>> import torch
-            >>> from sapiens_hf import SapiensConfig, SapiensForDepthEstimation
-            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            ...     intermediate_size=64, image_size=[64, 48], deconv_out_channels=[16] * 4, conv_out_channels=[16])
-            >>> SapiensForDepthEstimation(config)(torch.zeros(1, 3, 64, 48)).predicted_depth.shape
-            torch.Size([1, 64, 48])
         """
         maps, outputs = self.predict_maps(pixel_values, **kwargs)
         predicted_depth = maps.squeeze(1)  # (B, 1, H, W) -> (B, H, W)
@@ -668,14 +678,6 @@ class SapiensForNormalEstimation(SapiensDensePredictor):
         r"""
         labels (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`, *optional*):
             Unit normals (x, y, z) in camera space; -1000 where there is no person.
-
-        Example:
-            >>> import torch
-            >>> from sapiens_hf import SapiensConfig, SapiensForNormalEstimation
-            >>> config = SapiensConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            ...     intermediate_size=64, image_size=[64, 48], deconv_out_channels=[16] * 3, conv_out_channels=[16])
-            >>> SapiensForNormalEstimation(config)(torch.zeros(1, 3, 64, 48)).normals.shape
-            torch.Size([1, 3, 32, 24])
         """
         predicted_normal, outputs = self.predict_maps(pixel_values, **kwargs)
         loss = None if labels is None else normal_loss(predicted_normal, labels)
