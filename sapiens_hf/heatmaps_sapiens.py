@@ -34,6 +34,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .resampling_sapiens import LevelTransform, sample_grid, taps_at
+
 # Context kept around a person box: Sapiens, pose configs of the original, `GetBBoxCenterScale(padding=1.25)`.
 BOX_PADDING = 1.25
 
@@ -421,3 +423,40 @@ def flip_heatmaps(heatmaps: Tensor, flip_pairs: Tensor | Sequence[Sequence[int]]
     order = torch.arange(heatmaps.shape[1], device=heatmaps.device)
     order = order.scatter(0, pairs.flatten(), pairs.flip(-1).flatten())
     return heatmaps.flip(-1).index_select(1, order)
+
+
+@torch.no_grad()
+def sample_crops(
+    image: Tensor,
+    centers: Tensor,
+    scales: Tensor,
+    size: tuple[int, int],
+    transform: LevelTransform = LevelTransform(),  # noqa: B008  (an immutable tuple)
+    out: Tensor | None = None,
+) -> Tensor:
+    """Cut regions out of an image: bilinear, black outside the image, whole grey levels.
+
+    Args:
+        image: grey levels 0..255, uint8 or float32 (num_channels, height, width). Crops are made on its device.
+        centers: region centres (num_boxes, 2) as (x, y), from `boxes_to_crops`.
+        scales: region scales (num_boxes, 2) as (width, height).
+        size: (height, width) of the crops.
+        transform: rounding (on by default) and normalisation of the sampled levels.
+        out: float32 (num_boxes, num_channels, height, width) on the image's device to write to; made here if absent.
+
+    Returns:
+        float32 crops (num_boxes, num_channels, height, width).
+
+    Source: original mmpose `TopdownAffine` (`cv2.warpAffine`, INTER_LINEAR, constant border 0), without rotation.
+    """
+    if out is None:
+        out = torch.empty((len(centers), image.shape[0], *size), dtype=torch.float32, device=image.device)
+    pixels = torch.arange(max(size), dtype=torch.float64)
+    grid = torch.stack([pixels, pixels], dim=-1)[None]  # (1, longer side, 2): along x and along y at once
+    points = crop_to_image(grid, _double(centers).cpu(), _double(scales).cpu(), size)
+    rows = taps_at(points[:, : size[0], 1], image.shape[1])
+    columns = taps_at(points[:, : size[1], 0], image.shape[2])
+    # Regions differ in the rows and columns that they read; each is a few vectorised passes over its own part of the image.
+    for index, crop in enumerate(out):
+        sample_grid(image, rows[index], columns[index], transform, crop)
+    return out
