@@ -44,10 +44,23 @@ from .original_sources import (
     ASSETS,
     HUB_OPTIONS,
     find_original,
+    is_original_source,
+    released_checkpoints,
     released_file,
 )
 
 logger = logging.get_logger(__name__)
+
+__all__ = [
+    "CLASS_TASKS",
+    "KEY_TABLE",
+    "TASK_CLASSES",
+    "is_original_source",
+    "load_original",
+    "read_original",
+    "released_checkpoints",
+    "to_original_state_dict",
+]
 
 TASK_CLASSES: dict[str, type[SapiensPreTrainedModel]] = {
     "pretraining": SapiensForPreTraining,
@@ -58,6 +71,7 @@ TASK_CLASSES: dict[str, type[SapiensPreTrainedModel]] = {
     "normal": SapiensForNormalEstimation,
 }
 CLASS_TASKS = {cls.__name__: task for task, cls in TASK_CLASSES.items()} | {SapiensBackbone.__name__: "encoder"}
+
 
 def to_original_state_dict(model: SapiensPreTrainedModel) -> dict[str, torch.Tensor]:
     """The weights of a model under the original's names: the inverse of what `load_original` does to them.
@@ -84,7 +98,7 @@ def to_original_state_dict(model: SapiensPreTrainedModel) -> dict[str, torch.Ten
     return {name.removeprefix("backbone."): t for name, t in original.items()} if task == "encoder" else original
 
 
-# ------------------------------------------------------------------------------------------------- what a file describes
+# ---------------------------------------------------------------------------------------------- what a file describes
 @dataclass(frozen=True)
 class _Network:
     """The network that a file's tensors describe; lengths in channels, sizes in pixels."""
@@ -131,16 +145,17 @@ def _plain_names(file: OriginalFile) -> dict[str, StoredTensor]:
         return tensors
     if any(name.startswith(("bbox_head.", "backbone.stem.")) for name in tensors):
         raise ValueError(
-            f"{file.path} is a person detector (RTMDet), not a Sapiens network. Boxes come from any object-detection model "
-            'of transformers: pass its id as detector= to pipeline("keypoint-detection"), or boxes= of your own.'
+            f"{file.path} is a person detector (RTMDet), not a Sapiens network. Boxes come from any object-detection "
+            'model of transformers: pass its id as detector= to pipeline("keypoint-detection"), or boxes= of your own.'
         )
     if any("patch_embeddings.projection" in name for name in tensors):
         raise ValueError(
-            f"{file.path} has the names of a transformers model, not the original's: use from_pretrained on its folder."
+            f"{file.path} has the names of a transformers model, not the original's: use from_pretrained on its "
+            "folder."
         )
     raise ValueError(
-        f"{file.path} is not a checkpoint of Sapiens v1: expected tensors like backbone.patch_embed.projection.weight, got "
-        f"{sorted(tensors)[:5]}."
+        f"{file.path} is not a checkpoint of Sapiens v1: expected tensors like backbone.patch_embed.projection.weight,"
+        f" got {sorted(tensors)[:5]}."
     )
 
 
@@ -195,7 +210,7 @@ def _describe(file: OriginalFile, tensors: Mapping[str, StoredTensor]) -> _Netwo
 
 
 def _dense_task(file: OriginalFile, num_outputs: int) -> str:
-    """The three dense tasks share their names: the head's class decides if the file tells it, else the channel count."""
+    """The dense tasks share their names: the head's class decides if the file tells it, else the channel count."""
     head_class = _from_text(file, "decode_head", "type")
     by_class = {"VitHead": "segmentation", "VitDepthHead": "depth", "VitNormalHead": "normal"}
     return by_class.get(head_class) or {1: "depth", 3: "normal"}.get(num_outputs, "segmentation")
@@ -209,7 +224,7 @@ def _from_text(file: OriginalFile, *keys: str) -> Any:
     return node
 
 
-# ------------------------------------------------------------------------------------------------------- configuration
+# ------------------------------------------------------------------------------------------------------ configuration
 @functools.lru_cache(None)
 def _label_tables() -> dict[str, dict[int, dict[str, Any]]]:
     """Config fields that follow from the number of labels of a task."""
@@ -258,16 +273,16 @@ def _num_heads(file: OriginalFile, network: _Network, asked: int | None) -> int:
             f"{file.path}: the number of attention heads is not in the file, and no released network has width "
             f"{network.hidden_size}. Pass num_attention_heads= (a divisor of {network.hidden_size})."
         )
-    if None not in (asked, known) and asked != known:
+    if asked is not None and known is not None and asked != known:
         raise ValueError(
             f"{file.path} is a {network} with {known} attention heads according to {source}, not {asked}: leave "
             "num_attention_heads= out."
         )
-    return known if asked is None else asked
+    return asked or known
 
 
 def _padding(file: OriginalFile, network: _Network, task: str) -> int:
-    """Padding of the patch convolution in pixels: what the file says about its own task, else the recipe of the task."""
+    """Padding of the patch convolution in pixels: what the file says about its own task, else that task's recipe."""
     if task not in (network.task, "encoder"):
         return TASKS[task].get("patch_embeddings_padding", 0)  # a new task on a pretrained encoder
     if file.patch_padding is not None:
@@ -309,7 +324,7 @@ def _stored_image_size(file: OriginalFile, network: _Network, asked: Any) -> lis
 
 
 def _target_image_size(file: OriginalFile, network: _Network, task: str, stored: list[int], asked: Any) -> list[int]:
-    """Height and width in pixels that the model is to be made for; a pretrained square becomes the 3:4 of the tasks."""
+    """Height and width in pixels to make the model for; a pretrained square becomes the 3:4 of the tasks."""
     if asked:
         return [asked, asked] if isinstance(asked, int) else list(asked)
     if not network.use_cls_token or task in ("encoder", "pretraining"):
@@ -383,8 +398,8 @@ def _configure(file: OriginalFile, network: _Network, task: str, overrides: dict
         and "decoder_num_attention_heads" not in fields
     ):
         raise ValueError(
-            f"{file.path}: the number of attention heads of its decoder (width {fields['decoder_hidden_size']}) is not in "
-            "the file. Pass decoder_num_attention_heads=."
+            f"{file.path}: the number of attention heads of its decoder (width {fields['decoder_hidden_size']}) is "
+            "not in the file. Pass decoder_num_attention_heads=."
         )
     stored = _stored_image_size(file, network, overrides.get("image_size"))
     return SapiensConfig(**fields | {"image_size": stored})
@@ -401,12 +416,12 @@ def _check_overrides(overrides: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise TypeError(
-                f"load_original got an unknown argument {name!r}: expected task, filename, revision, dtype or a field of "
-                f"SapiensConfig.{f' Did you mean {near[0]!r}?' if near else ''}"
+                f"load_original got an unknown argument {name!r}: expected task, filename, revision, dtype or a field "
+                f"of SapiensConfig.{f' Did you mean {near[0]!r}?' if near else ''}"
             )
 
 
-# -------------------------------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------------------------------------ loading
 def _choose_task(file: OriginalFile, network: _Network, task: str | None, expected_class: str | None) -> str:
     """The task of the model to make: the one asked for if the file can give it.
 
@@ -548,8 +563,8 @@ def _place(model: SapiensPreTrainedModel, device_map: Any) -> SapiensPreTrainedM
         device_map = device_map[""]
     if device_map in ("auto", "balanced", "balanced_low_0", "sequential") or isinstance(device_map, Mapping):
         raise ValueError(
-            f"device_map={device_map!r} needs a converted checkpoint: load_original(...).save_pretrained(folder), then "
-            "from_pretrained(folder, device_map=...). A single device works here."
+            f"device_map={device_map!r} needs a converted checkpoint: load_original(...).save_pretrained(folder), "
+            "then from_pretrained(folder, device_map=...). A single device works here."
         )
     return model if device_map is None else model.to(device_map)
 
@@ -575,9 +590,9 @@ def load_original(
     pretraining grid is resized to `image_size` (bicubic), by default to the 3:4 format of the tasks.
 
     Args:
-        source: A `.pth`, `_clean.pth`, original-named `.safetensors`, TorchScript or torch.export `.pt2`; a folder with
-            one of them; or a repository id such as `"facebook/sapiens-pose-1b"`.
-        task: `"pretraining"`, `"encoder"`, `"pose"`, `"segmentation"`, `"depth"` or `"normal"`; the file's own by default.
+        source: A `.pth`, `_clean.pth`, original-named `.safetensors`, TorchScript or torch.export `.pt2`; a folder
+            with one of them; or a repository id such as `"facebook/sapiens-pose-1b"`.
+        task: `"pretraining"`, `"encoder"`, `"pose"`, `"segmentation"`, `"depth"` or `"normal"`; by default the file's.
         filename: File of the folder or repository, where there are several.
         revision: Branch, tag or commit of the repository.
         dtype: Type of the weights; float32 by default, whatever the file has.
@@ -595,8 +610,8 @@ def load_original(
 
     Raises:
         FileNotFoundError: No such file, folder content or repository; names what was expected where.
-        ValueError: A damaged or unsafe file, a file of another task or network, or something that only the caller knows
-            (attention heads of an unknown width, the image size of an unknown grid).
+        ValueError: A damaged or unsafe file, a file of another task or network, or something that only the caller
+            knows (attention heads of an unknown width, the image size of an unknown grid).
         TypeError: An argument that is no field of `SapiensConfig`.
         OSError: The Hub cannot be reached.
 
@@ -634,15 +649,10 @@ def load_original(
     model.resize_position_embeddings(target_size)
     model.config._name_or_path = str(source)
     if new:
-        parts = sorted(
-            {
-                "head.final_conv" if n.startswith("head.final_conv") and task == network.task else n.split(".")[0]
-                for n in new
-            }
-        )
+        part = "last convolution" if task == network.task else "head" if _num_outputs(model) else "decoder"
+        size = f" ({_num_outputs(model)} output channels)" if _num_outputs(model) else ""
         logger.warning(
-            f"{file.path.name} is a {network}: {' and '.join(parts)} of {type(model).__name__} "
-            f"{'is' if len(parts) == 1 else 'are'} new ({_num_outputs(model) or 'no'} output channels) and must be trained."
+            f"{file.path.name} is a {network}: the {part} of {type(model).__name__}{size} is new and must be trained."
         )
     model = _place(model.eval(), device_map)
     info = {"missing_keys": sorted(new), "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}

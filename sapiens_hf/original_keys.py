@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
-# Original name -> ours. `*` is weight or bias, `{i}` a layer number, `{3i}` a position in a Sequential where a convolution,
-# its norm and its activation take three places. A tuple: query, key and value are rows of one matrix, in this order.
-# `None`: dropped on purpose. The table is read in both directions, so no two rows of one task have the same target.
+# Original name -> ours. `*` is weight or bias, `{i}` a layer number, `{3i}` a position in a Sequential where a
+# convolution, its norm and its activation take three places. A tuple: query, key and value are rows of one matrix, in
+# this order. `None`: dropped on purpose. The table is read in both directions, so no two rows of one task have the
+# same target.
 _BLOCK_TABLE: dict[str, str | tuple[str, ...]] = {
     "ln1.*": "layernorm_before.*",
     "attn.qkv.*": ("attention.q_proj.*", "attention.k_proj.*", "attention.v_proj.*"),

@@ -1,17 +1,16 @@
 """Containers of the original checkpoints: what a file holds, read without running anything that the file says.
 
 `read_original(path)` opens a `.pth` (zip or the older stacked pickles), a `.safetensors`, a TorchScript `.pt2` or a
-torch.export `.pt2` (both layouts) and returns an `OriginalFile`: the names, shapes and places of its tensors, and the few
-facts beside them (configuration text, padding of the traced patch convolution, traced input size). No weight is read until
-`StoredTensor.read` asks for it, so the memory needed is that of the tensors that are kept.
+torch.export `.pt2` (both layouts) and returns an `OriginalFile`: the names, shapes and places of its tensors, and the
+few facts beside them (configuration text, padding of the traced patch convolution, traced input size). No weight is
+read until `StoredTensor.read` asks for it, so the memory needed is that of the tensors that are kept.
 
-Nothing is executed. Pickles go through an `Unpickler` that knows an allow-list: tensors become `StoredTensor`, metadata
-objects of numpy and of the mm* packages become inert placeholders, TorchScript modules become plain attribute holders, and
-every other name stops the load. `torch.jit.load` and `torch.export.load` are not used: the first runs the `__setstate__`
-of the archive, the second unpickles its sample inputs.
+Nothing is executed. Pickles go through an `Unpickler` that knows an allow-list: tensors become `StoredTensor`,
+metadata objects of numpy and of the mm* packages become inert placeholders, TorchScript modules become plain attribute
+holders, and every other name stops the load. `torch.jit.load` and `torch.export.load` are not used: the first runs the
+`__setstate__` of the archive, the second unpickles its sample inputs.
 
-This module knows containers and no network; names and shapes of the network are `original.py`'s. It is a module of its
-own because the two together would be longer than one reads in one go.
+Part of `original.py`: this module knows containers and no network.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ INERT_NAMES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-# ------------------------------------------------------------------------------------------------------- stored tensors
+# ----------------------------------------------------------------------------------------------------- stored tensors
 @dataclass
 class _Storage:
     """A run of bytes in a file. The legacy format tells the place only after the tensors that use it."""
@@ -141,8 +140,8 @@ class StoredTensor:
         span = 0 if empty else 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         if min((self.start, *self.shape, *self.stride)) < 0 or (self.start + span) * item > storage.num_bytes:
             raise ValueError(
-                f"{storage.path}: a tensor of shape {list(self.shape)} leaves its storage of {storage.num_bytes} bytes: "
-                "the file is damaged. Download it again."
+                f"{storage.path}: a tensor of shape {list(self.shape)} leaves its storage of {storage.num_bytes} "
+                "bytes: the file is damaged. Download it again."
             )
         flat = torch.empty(span, dtype=self.dtype)
         with storage.path.open("rb") as file:
@@ -177,7 +176,7 @@ class OriginalFile:
     image_size: list[int] | None = None
 
 
-# --------------------------------------------------------------------------------------------------- restricted pickles
+# ------------------------------------------------------------------------------------------------- restricted pickles
 class _Inert:
     """Stands for a metadata object. Takes every call that unpickling makes and does nothing."""
 
@@ -255,8 +254,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
         if module.split(".")[0] in INERT_PACKAGES or module in INERT_MODULES or (module, name) in INERT_NAMES:
             return _Inert
         raise ValueError(
-            f"{self.path} was refused: unpickling it would use {module}.{name}, which no checkpoint of the original needs. "
-            "Nothing was run. Take the file from its original repository."
+            f"{self.path} was refused: unpickling it would use {module}.{name}, which no checkpoint of the original "
+            "needs. Nothing was run. Take the file from its original repository."
         )
 
     def persistent_load(self, saved_id: Any) -> _Storage:  # noqa: D102 (documented by pickle)
@@ -276,7 +275,7 @@ def _unpickle(file: BinaryIO, path: Path, find_storage: Any) -> Any:
         raise ValueError(f"{path}: the pickle inside is damaged ({error}). Download the file again.") from error
 
 
-# --------------------------------------------------------------------------------------------------------- zip archives
+# ------------------------------------------------------------------------------------------------------- zip archives
 class _Window(io.RawIOBase):
     """Read-only view of a part of a file; the old torch.export layout keeps a zip inside a zip."""
 
@@ -317,8 +316,8 @@ class _Archive:
             self.zip = zipfile.ZipFile(io.BufferedReader(_Window(path, start, self.size)))
         except (zipfile.BadZipFile, OSError, struct.error) as error:
             raise ValueError(
-                f"{path} is truncated or damaged ({self.size} bytes, {error}): the table of contents, which stands at the "
-                "end of the file, is not readable. Download it again."
+                f"{path} is truncated or damaged ({self.size} bytes, {error}): the table of contents, which stands at "
+                "the end of the file, is not readable. Download it again."
             ) from error
         self.names = self.zip.namelist()
         order = self.find("byteorder")
@@ -383,7 +382,7 @@ class _Archive:
         return _unpickle(io.BytesIO(self.read(name)), self.path, find_storage)
 
 
-# --------------------------------------------------------------------------------------------------- configuration text
+# ------------------------------------------------------------------------------------------------- configuration text
 def parse_config(text: str) -> dict[str, Any]:
     """Values of a Python-syntax configuration, by reading its syntax tree.
 
@@ -429,17 +428,17 @@ def parse_config(text: str) -> dict[str, Any]:
     return values
 
 
-# -------------------------------------------------------------------------------------------------------------- readers
+# ------------------------------------------------------------------------------------------------------------ readers
 def _flatten(path: Path, checkpoint: Any) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """Tensors and configuration of what a `.pth` holds: the state dict itself, or a dict with `state_dict` and `meta`."""
+    """Tensors and configuration of a `.pth`: the state dict itself, or a dict with `state_dict` and `meta`."""
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds one {type(checkpoint).__name__}, expected a dict of tensors.")
     state = checkpoint.get("state_dict", checkpoint)
     tensors = {k: v for k, v in state.items() if isinstance(v, StoredTensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise ValueError(
-            f"{path} holds no tensors: its entries are {sorted(map(str, checkpoint))[:8]}. Expected a state dict, or a "
-            "dict with 'state_dict'."
+            f"{path} holds no tensors: its entries are {sorted(map(str, checkpoint))[:8]}. Expected a state dict, or "
+            "a dict with 'state_dict'."
         )
     meta = checkpoint.get("meta")
     text = meta.get("cfg") if isinstance(meta, dict) else None
@@ -538,7 +537,7 @@ def _read_torchscript(path: Path, archive: _Archive, pickle_name: str) -> Origin
 
 
 def _traced_padding(archive: _Archive, qualified_name: str) -> int | None:
-    """Padding in pixels that the traced code of the patch convolution passes on: `_convolution(.., [16, 16], [p, p], ..)`."""
+    """Padding in pixels in the traced code of the patch convolution, `_convolution(.., [16, 16], [p, p], ..)`."""
     module, _, name = qualified_name.rpartition(".")
     member = archive.find(f"code/{module.replace('.', '/')}.py")
     if not member:
@@ -612,7 +611,7 @@ def _exported_input_size(program: dict[str, Any]) -> list[int] | None:
 
 
 def read_original(path: str | Path) -> OriginalFile:
-    """Reads the table of contents of a checkpoint file, whatever its container; the first bytes decide, not the suffix.
+    """Reads the table of contents of a checkpoint file. The first bytes decide about the container, not the suffix.
 
     Args:
         path: A local file.
@@ -632,7 +631,8 @@ def read_original(path: str | Path) -> OriginalFile:
         raise ValueError(f"{path} is empty (0 bytes). Download it again.")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(
-            f"{path} is a Git LFS pointer of {size} bytes, not the checkpoint: run `git lfs pull`, or download the file itself."
+            f"{path} is a Git LFS pointer of {size} bytes, not the checkpoint: run `git lfs pull`, or download the "
+            "file itself."
         )
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(f"{path} is a web page ({size} bytes), not a checkpoint: use the download link of the file.")
@@ -642,8 +642,8 @@ def read_original(path: str | Path) -> OriginalFile:
         return _read_legacy_pth(path)
     if not head.startswith(b"PK"):
         raise ValueError(
-            f"{path} begins with {head[:8]!r}: neither a torch .pth or .pt2 archive nor a .safetensors file. Expected one of "
-            "the original's checkpoints."
+            f"{path} begins with {head[:8]!r}: neither a torch .pth or .pt2 archive nor a .safetensors file. Expected "
+            "one of the original's checkpoints."
         )
     with _Archive(path) as archive:
         data = archive.find("data.pkl")

@@ -1,7 +1,6 @@
 """Where the original's checkpoints are: the table of released files, local paths, and Meta's Hub repositories.
 
-Part of `original.py`, beside `original_readers.py`: this module knows places and no network, so that `original.py` stays a
-file that can be read in one go.
+Part of `original.py`: this module knows places and no network.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ def released_file(name: str) -> tuple[dict[str, Any] | None, bool]:
 def is_original_source(source: Any) -> bool:
     """Whether `load_original` is the way to open `source`. Looks at names and at most one header; no network.
 
-    True for a file in a format of the original, a folder that holds such a file and no `config.json` of transformers, and
-    the repository ids of the released checkpoints.
+    True for a file in a format of the original, a folder that holds such a file and no `config.json` of transformers,
+    and the repository ids of the released checkpoints.
 
     Args:
         source: What a user gave to `from_pretrained`.
@@ -154,8 +153,8 @@ def hub_file(repo: str, filename: str | None, revision: str | None, options: dic
             path = Path(hf_hub_download(repo, candidate, revision=revision, repo_type=kind, **options))
         except LocalEntryNotFoundError as error:
             raise OSError(
-                f"Cannot reach the Hub for {where}, and it is not in the local cache. Download that file elsewhere and pass "
-                "its path, or set HF_ENDPOINT to a mirror."
+                f"Cannot reach the Hub for {where}, and it is not in the local cache. Download that file elsewhere "
+                "and pass its path, or set HF_ENDPOINT to a mirror."
             ) from error
         except EntryNotFoundError:
             continue
@@ -169,8 +168,9 @@ def hub_file(repo: str, filename: str | None, revision: str | None, options: dic
             logger.warning(f"{repo} holds {candidate}, which Meta replaced by {filename} on 2024-10-07.")
         return path
     raise FileNotFoundError(
-        f"{repo} (revision {revision or 'main'}) has no {filename}. It may have been renamed: look at the file list of "
-        f"https://huggingface.co/{repo}/tree/{revision or 'main'} and pass filename=, or revision= for an older state."
+        f"{repo} (revision {revision or 'main'}) has no {filename}. It may have been renamed: look at the file list "
+        f"of https://huggingface.co/{repo}/tree/{revision or 'main'} and pass filename=, or revision= for an older "
+        "state."
     )
 
 
