@@ -12,21 +12,24 @@
 # See the License for the specific language governing permissions and limitations under the License.
 """Person boxes <-> crops and keypoints <-> heatmaps.
 
-The pixel convention, said here and nowhere else (UDP, "unbiased data processing", Huang et al. 2020, sections 3 and 4):
+The pixel convention, said here and nowhere else (UDP, "unbiased data processing", Huang et al. 2020, sections 3 and
+4):
 
-* An integer coordinate is the *centre* of a pixel; (0, 0) is the centre of the top left one. Points are (x, y), sizes are
-  (height, width), boxes are COCO (x, y, width, height).
-* A grid of `width` pixels spans `width - 1` units, from its first to its last pixel centre. Two grids that show the same region
-  (a person crop of 1024 x 768 and its heatmaps of 256 x 192) therefore differ by the factor `(width - 1) / (other_width - 1)`.
-* A region of the image is given by its centre (x, y) and its scale (width, height), in image pixels. Its left edge falls on the
-  first pixel centre of the grid and its right edge on the last one:
+* An integer coordinate is the *centre* of a pixel; (0, 0) is the centre of the top left one. Points are (x, y), sizes
+  are (height, width), boxes are COCO (x, y, width, height).
+* A grid of `width` pixels spans `width - 1` units, from its first to its last pixel centre. Two grids that show the
+  same region (a person crop of 1024 x 768 and its heatmaps of 256 x 192) therefore differ by the factor `(width - 1) /
+  (other_width - 1)`.
+* A region of the image is given by its centre (x, y) and its scale (width, height), in image pixels. Its left edge
+  falls on the first pixel centre of the grid and its right edge on the last one:
 
       image x  --image_to_crop-->  crop x = (x - center_x + scale_w / 2) * (width - 1) / scale_w
       image x  <--crop_to_image--  crop x
 
   With `size` = the crop's size the points are crop pixels; with `size` = the heatmaps' size they are heatmap pixels.
 
-Every crop, target and decoded keypoint of the package goes through the functions below. Each stands beside its inverse.
+Every crop, target and decoded keypoint of the package goes through the functions below. Each stands beside its
+inverse.
 """
 
 from collections.abc import Sequence
@@ -41,7 +44,7 @@ BOX_PADDING = 1.25
 
 
 def _as_float(values: Tensor) -> Tensor:
-    """Keep float32 and float64; integers and half precision become float32 (a pixel position needs more than 11 bits)."""
+    """Keep float32 and float64; integers and half precision become float32 (pixel positions need over 11 bits)."""
     return values if values.dtype in (torch.float32, torch.float64) else values.to(torch.float32)
 
 
@@ -54,8 +57,8 @@ def boxes_to_crops(boxes: Tensor, size: tuple[int, int], padding: float = BOX_PA
         padding: factor on width and height, 1.25 in every config of the original.
 
     Returns:
-        Centres (num_boxes, 2) as (x, y) and scales (num_boxes, 2) as (width, height), in image pixels and in the floating type of
-        the boxes.
+        Centres (num_boxes, 2) as (x, y) and scales (num_boxes, 2) as (width, height), in image pixels and in the
+        floating type of the boxes.
 
     Source: original mmpose `bbox_xyxy2cs` and `TopdownAffine._fix_aspect_ratio`.
     """
@@ -113,7 +116,7 @@ def image_to_crop(points: Tensor, centers: Tensor, scales: Tensor, size: tuple[i
 
 
 def crop_to_image(points: Tensor, centers: Tensor, scales: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixels of a grid laid over each region -> image pixels. Inverse: `image_to_crop`; arguments and shapes as there."""
+    """Pixels of a grid laid over each region -> image pixels. Inverse: `image_to_crop`; arguments as there."""
     last = torch.tensor([size[1] - 1, size[0] - 1], dtype=scales.dtype, device=scales.device)
     return points * (scales / last)[:, None] + (centers - scales * 0.5)[:, None]
 
@@ -129,7 +132,8 @@ def validate_boxes(
     """Read person boxes nested per image, or say which one is wrong.
 
     Args:
-        boxes: per image, a list, array or tensor of COCO boxes (x, y, width, height); an image without people has `[]`.
+        boxes: per image, a list, array or tensor of COCO boxes (x, y, width, height); an image without people has
+        `[]`.
         num_images: how many images there are.
         image_sizes: (height, width) of each image. With it, boxes wholly outside their image, and corner boxes
             (x1, y1, x2, y2) where they can be told apart, are errors. Boxes partly outside are fine.
@@ -204,7 +208,8 @@ def encode_heatmaps(
 ) -> tuple[Tensor, Tensor]:
     """Training targets: a Gaussian bump per keypoint. Inverse: `decode_heatmaps`.
 
-    The bump sits at the sub-pixel position but is cut to a window of 3 sigma around the nearest heatmap pixel. It is not
+    The bump sits at the sub-pixel position but is cut to a window of 3 sigma around the nearest heatmap pixel. It is
+    not
     normalised: its peak is at most 1.
 
     Args:
@@ -215,14 +220,15 @@ def encode_heatmaps(
         sigma: width of the bump in heatmap pixels.
 
     Returns:
-        float32 heatmaps (num_people, num_keypoints, height, width) and weights (num_people, num_keypoints): the visibility, or
-        zero where the whole window falls outside the map.
+        float32 heatmaps (num_people, num_keypoints, height, width) and weights (num_people, num_keypoints): the
+        visibility, or zero where the whole window falls outside the map.
 
-    Source: original mmpose `UDPHeatmap.encode` and `generate_udp_gaussian_heatmaps`. As there, a bump whose window ends exactly one
-    pixel before the map has an empty map and keeps its weight.
+    Source: original mmpose `UDPHeatmap.encode` and `generate_udp_gaussian_heatmaps`. As there, a bump whose window
+    ends exactly one pixel before the map has an empty map and keeps its weight.
     """
     height, width = heatmap_size
-    # The original divides by a float32 factor; multiplying by its inverse in double would move bumps by some 1e-6 pixels.
+    # The original divides by a float32 factor; multiplying by its inverse in double would move bumps by some 1e-6
+    # pixels.
     factor = torch.tensor(
         [(size[1] - 1) / (width - 1), (size[0] - 1) / (height - 1)], dtype=torch.float32, device=keypoints.device
     )
@@ -246,7 +252,8 @@ def encode_heatmaps(
 
 # The original clips the blurred map to this range before the logarithm (mmpose `refine_keypoints_dark_udp`).
 LOG_RANGE = (1e-3, 50.0)
-# Short Gaussian kernels of `cv2.GaussianBlur(..., sigma=0)`, which for sizes up to 9 come from a table (OpenCV `getGaussianKernel`).
+# Short Gaussian kernels of `cv2.GaussianBlur(..., sigma=0)`, which for sizes up to 9 come from a table (OpenCV
+# `getGaussianKernel`).
 SHORT_KERNELS = {
     3: (0.25, 0.5),
     5: (0.0625, 0.25, 0.375),
@@ -259,19 +266,20 @@ SHORT_KERNELS = {
 def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Tensor]:
     """Sub-pixel keypoints by one Newton step on the logarithm of the blurred map (DARK). Inverse: `encode_heatmaps`.
 
-    The peak is the first largest value of the raw map, which is also the score. Around it the map is blurred (zeros outside),
-    rescaled so that blurred and raw maximum agree, clipped to `LOG_RANGE` and its logarithm differentiated. Rescaling drops out of
-    the derivatives of a logarithm, so the blur is evaluated in the 3 x 3 window around the peak only; the whole map is blurred just
-    where clipping can take part, since then the factor matters.
+    The peak is the first largest value of the raw map, which is also the score. Around it the map is blurred (zeros
+    outside), rescaled so that blurred and raw maximum agree, clipped to `LOG_RANGE` and its logarithm differentiated.
+    Rescaling drops out of the derivatives of a logarithm, so the blur is evaluated in the 3 x 3 window around the peak
+    only; the whole map is blurred just where clipping can take part, since then the factor matters.
 
-    A map without a positive value gives (-1, -1) and its own maximum as score; one with a NaN or an infinite maximum gives (-1, -1)
-    and score 0; where the step is not finite the keypoint stays on its peak. Outputs are always finite. The step is not limited:
-    on a nearly flat map a keypoint can land far outside, as in the original.
+    A map without a positive value gives (-1, -1) and its own maximum as score; one with a NaN or an infinite maximum
+    gives (-1, -1) and score 0; where the step is not finite the keypoint stays on its peak. Outputs are always finite.
+    The step is not limited: on a nearly flat map a keypoint can land far outside, as in the original.
 
     Args:
-        heatmaps: (num_people, num_keypoints, height, width), any floating type; half precision is computed in float32 or better.
-            Left unchanged.
-        kernel_size: odd size of the blur, 3 or more; the standard deviation follows from it as in OpenCV (11 gives 2 pixels).
+        heatmaps: (num_people, num_keypoints, height, width), any floating type; half precision is computed in float32
+            or better. Left unchanged.
+        kernel_size: odd size of the blur, 3 or more; the standard deviation follows from it as in OpenCV (11 gives 2
+            pixels).
 
     Returns:
         float32 keypoints (num_people, num_keypoints, 2) as (x, y) in heatmap pixels, and float32 scores
@@ -280,7 +288,8 @@ def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Te
     Raises:
         ValueError: for heatmaps of another rank or an unusable kernel size.
 
-    Source: Zhang et al. 2020, "Distribution-aware coordinate representation", section 3.2; original mmpose `UDPHeatmap.decode`.
+    Source: Zhang et al. 2020, "Distribution-aware coordinate representation", section 3.2; original mmpose
+    `UDPHeatmap.decode`.
     """
     if heatmaps.ndim != 4:
         raise ValueError(
@@ -299,8 +308,9 @@ def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Te
 
     window = _blurred_window(maps, x, y, kernel)
     lowest, highest = window.amin(dim=(1, 2)), window.amax(dim=(1, 2))
-    # The blurred maximum lies between `highest` and the raw one, so after rescaling every value of a positive window lies between its
-    # present value and the raw maximum. Nothing is clipped if those two are in range; everything is if the raw maximum is below it.
+    # The blurred maximum lies between `highest` and the raw one, so after rescaling every value of a positive window
+    # lies between its present value and the raw maximum. Nothing is clipped if those two are in range; everything is
+    # if the raw maximum is below it.
     unclipped = (lowest >= LOG_RANGE[0]) & (scores <= LOG_RANGE[1])
     flat = (highest > 0) & (scores <= LOG_RANGE[0])
     rescale = torch.ones_like(scores, dtype=window.dtype)
@@ -322,7 +332,7 @@ def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Te
 def _blur_kernel(kernel_size: int, device: torch.device) -> Tensor:
     """The (kernel_size,) weights of OpenCV's Gaussian with automatic standard deviation, in double precision."""
     if not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size is {kernel_size!r}, expected an odd whole number of at least 3 (the models use 11).")
+        raise ValueError(f"kernel_size is {kernel_size!r}, expected an odd number of at least 3 (the models use 11).")
     half = SHORT_KERNELS.get(kernel_size)
     if half is not None:
         kernel = torch.tensor([*half, *half[-2::-1]], dtype=torch.float64)
@@ -337,7 +347,8 @@ def _blur_kernel(kernel_size: int, device: torch.device) -> Tensor:
 def _find_peaks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Largest value, x and y of the first place that holds it in reading order, for maps (n, height, width).
 
-    The largest value per row is one vectorised pass over the maps; what remains is one row of row maxima and one row of pixels per map.
+    The largest value per row is one vectorised pass over the maps; what remains is one row of row maxima and one row
+    of pixels per map.
     """
     row_maxima = maps.amax(dim=-1)
     y = row_maxima.argmax(dim=-1)
@@ -348,7 +359,7 @@ def _find_peaks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _blurred_window(maps: Tensor, x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
-    """Values (n, 3, 3), in double, of the blurred maps around the pixels (x, y); beyond the border the nearest value repeats."""
+    """Blurred values (n, 3, 3), in double, around the pixels (x, y); beyond the border the nearest one repeats."""
     height, width = maps.shape[1:]
     reach = len(kernel) // 2 + 1
     offset = torch.arange(-reach, reach + 1, device=maps.device)
@@ -415,7 +426,8 @@ def flip_heatmaps(heatmaps: Tensor, flip_pairs: Tensor | Sequence[Sequence[int]]
         flip_pairs: (num_pairs, 2) keypoint indices that trade places; the others stay.
 
     Returns:
-        Tensor of the same shape. Nothing is shifted by a pixel (the original's `shift_heatmap=False`). It is its own inverse.
+        Tensor of the same shape. Nothing is shifted by a pixel (the original's `shift_heatmap=False`). It is its own
+        inverse.
 
     Source: original mmpose `flip_heatmaps`.
     """
@@ -456,7 +468,8 @@ def sample_crops(
     points = crop_to_image(grid, _double(centers).cpu(), _double(scales).cpu(), size)
     rows = taps_at(points[:, : size[0], 1], image.shape[1])
     columns = taps_at(points[:, : size[1], 0], image.shape[2])
-    # Regions differ in the rows and columns that they read; each is a few vectorised passes over its own part of the image.
+    # Regions differ in the rows and columns that they read; each is a few vectorised passes over its own part of the
+    # image.
     for index, crop in enumerate(out):
         sample_grid(image, rows[index], columns[index], transform, crop)
     return out

@@ -1,0 +1,417 @@
+# Copyright 2026 The sapiens_hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From model outputs to results at the size of the source image, for both image processors.
+
+Everything runs on the device of the outputs, in float32. Dense maps are resized the way the original does, in two
+bilinear steps: head output -> network input -> source; `resize="direct"` is the single step of its small demo. The two
+differ visibly in label maps.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+
+from .heatmaps_sapiens import boxes_to_crops, crop_to_image, decode_heatmaps, validate_boxes
+
+RESIZE_MODES = ("two_step", "direct")
+# Limits that keep label maps of any photo within 200 MB: bytes of one band of half-resized logits, and elements of one
+# line of it, which also keeps every operation below the size at which torch would split it over threads.
+BAND_BYTES = 48 * 2**20
+LINE_ELEMENTS = 2**15
+
+Size = tuple[int, int]
+Taps = tuple[Tensor, Tensor, Tensor]
+
+
+class SapiensPostProcessingMixin:
+    """The `post_process_*` methods of the image processors; `self.size` is the network input."""
+
+    size: Any
+
+    @torch.no_grad()
+    def post_process_pose_estimation(
+        self,
+        outputs: Any,
+        boxes: Sequence[Any],
+        outputs_flipped: Any = None,
+        kernel_size: int = 11,
+        threshold: float | None = None,
+        keypoint_indices: Sequence[int] | Tensor | None = None,
+        source_sizes: Sequence[Size] | Tensor | None = None,
+        target_sizes: Sequence[Size] | Tensor | None = None,
+        size: Any = None,
+    ) -> list[list[dict[str, Tensor]]]:
+        """Heatmaps -> keypoints in the pixels of each image.
+
+        Args:
+            outputs: output with `heatmaps` (num_people, num_keypoints, height, width), people of all images in order.
+            boxes: the COCO boxes (x, y, width, height) that the crops were made from, nested per image.
+            outputs_flipped: output for the mirrored crops with its heatmaps already mirrored back
+                (`model(pixels.flip(-1), flip_pairs=...)`); both heatmaps are averaged.
+            kernel_size: odd size of the blur before the sub-pixel step; the original's 11 fits these models.
+            threshold: keep only keypoints whose score is strictly above it.
+            keypoint_indices: decode only these keypoints, in this order; the numbers are those of a full decode.
+            source_sizes: (height, width) of each image as the boxes measure it; only with `target_sizes`.
+            target_sizes: (height, width) of each image as the results should measure it.
+            size: (height, width) of the crops, if it was not the processor's.
+
+        Returns:
+            Per image, per person: `keypoints` (num_keypoints, 2) as float32 (x, y), `scores` (num_keypoints,),
+            `labels` (num_keypoints,) with the keypoints' indices, and `bbox` (4,) as corners (x1, y1, x2, y2). An
+            image without boxes gives [].
+
+        Raises:
+            ValueError: when counts of images, people or sizes disagree, or a box is unusable.
+
+        Source: original mmpose `TopdownPoseEstimator.predict` and `add_pred_to_datasample`.
+        """
+        heatmaps = outputs.heatmaps
+        image_boxes = validate_boxes(boxes, len(boxes) if hasattr(boxes, "__len__") else 0)
+        flat_boxes = torch.cat([*image_boxes, torch.zeros(0, 4, dtype=torch.float64)])
+        if heatmaps.ndim != 4 or len(heatmaps) != len(flat_boxes):
+            raise ValueError(
+                f"heatmaps have shape {tuple(heatmaps.shape)} but boxes hold {len(flat_boxes)} people in "
+                f"{len(image_boxes)} images; pass the boxes the crops were made from, one row of heatmaps each."
+            )
+        factors = _keypoint_factors(source_sizes, target_sizes, [len(b) for b in image_boxes])
+
+        labels = _keypoint_labels(keypoint_indices, heatmaps.shape[1]).to(heatmaps.device)
+        if keypoint_indices is not None:
+            heatmaps = heatmaps.index_select(1, labels)
+        if outputs_flipped is not None:
+            flipped = outputs_flipped.heatmaps
+            if flipped.shape != outputs.heatmaps.shape:
+                raise ValueError(f"heatmaps are {tuple(outputs.heatmaps.shape)}, flipped ones {tuple(flipped.shape)}.")
+            flipped = flipped if keypoint_indices is None else flipped.index_select(1, labels)
+            heatmaps = (heatmaps.float() + flipped.float()) * 0.5
+
+        grid_keypoints, scores = decode_heatmaps(heatmaps, kernel_size)
+        # Boxes may be doubles; image positions are rounded to single precision once, at the end.
+        centers, scales = boxes_to_crops(flat_boxes, self._network_size(size))
+        on_cpu = grid_keypoints.to("cpu", torch.float64)
+        keypoints = crop_to_image(on_cpu, centers, scales, heatmaps.shape[-2:]) * factors[:, None]
+        corners = torch.cat([flat_boxes[:, :2], flat_boxes[:, :2] + flat_boxes[:, 2:]], dim=1) * factors.repeat(1, 2)
+        keypoints, corners = (v.to(heatmaps.device, torch.float32) for v in (keypoints, corners))
+
+        people = []
+        for person_keypoints, person_scores, bbox in zip(keypoints, scores, corners):
+            kept = slice(None) if threshold is None else person_scores > threshold
+            person = {"keypoints": person_keypoints[kept], "scores": person_scores[kept], "labels": labels[kept]}
+            people.append(person | {"bbox": bbox})
+        remaining = iter(people)
+        return [[next(remaining) for _ in one_image] for one_image in image_boxes]
+
+    @torch.no_grad()
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: Sequence[Size] | Tensor | None = None,
+        return_segmentation_scores: bool = False,
+        return_probabilities: bool = False,
+        resize: str = "two_step",
+        size: Any = None,
+    ) -> list[Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        """Logits -> the class of every pixel: the largest logit after resizing, as the original.
+
+        Label maps alone never hold the resized logits: 200 MB beyond the logits are enough for a 4K photo.
+
+        Args:
+            outputs: output with `logits` (batch_size, num_labels, height, width).
+            target_sizes: (height, width) of each source image; without it the maps keep the size of the logits.
+            return_segmentation_scores: also return the resized logits (num_labels, height, width) of each image.
+            return_probabilities: as `return_segmentation_scores`, but the softmax of the resized logits.
+            resize: "two_step" (head output -> network input -> source, the original) or "direct" (head output ->
+            source).
+            size: (height, width) of the network input, if it was not the processor's.
+
+        Returns:
+            Per image an int64 tensor (height, width); with scores a `SemanticSegmentationPostProcessorOutput` with
+            `segmentation` and `segmentation_scores`.
+
+        Raises:
+            ValueError: for another number of sizes than images, unusable sizes or an unknown `resize`.
+
+        Source: original mmseg `BaseDecodeHead.predict_by_feat` and `BaseSegmentor.postprocess_result`.
+        """
+        logits = outputs.logits
+        chains = self._resize_chains(len(logits), target_sizes, resize, size)
+        results = []
+        for image_logits, chain in zip(logits, chains):
+            labels = _label_map(image_logits, chain)
+            if not (return_segmentation_scores or return_probabilities):
+                results.append(labels)
+                continue
+            scores = _resize(image_logits, chain)
+            if return_probabilities:
+                scores = scores.softmax(dim=0)
+            data = {"segmentation": labels, "segmentation_scores": scores}
+            results.append(SemanticSegmentationPostProcessorOutput(data=data))
+        return results
+
+    @torch.no_grad()
+    def post_process_depth_estimation(
+        self,
+        outputs: Any,
+        target_sizes: Sequence[Size] | Tensor | None = None,
+        resize: str = "two_step",
+        size: Any = None,
+    ) -> list[dict[str, Tensor]]:
+        """Depth maps at the size of the source: relative, 0 nearest and 1 farthest on the person, meaningless off it.
+
+        Args:
+            outputs: output with `predicted_depth` (batch_size, height, width).
+            target_sizes: (height, width) of each source image; without it the maps keep their size.
+            resize: "two_step" or "direct", as for segmentation.
+            size: (height, width) of the network input, if it was not the processor's.
+
+        Returns:
+            Per image `{"predicted_depth": float32 (height, width)}`.
+
+        Raises:
+            ValueError: for another number of sizes than images, unusable sizes or an unknown `resize`.
+        """
+        depth = outputs.predicted_depth
+        chains = self._resize_chains(len(depth), target_sizes, resize, size)
+        return [{"predicted_depth": _resize(one[None], chain)[0]} for one, chain in zip(depth, chains)]
+
+    @torch.no_grad()
+    def post_process_normal_estimation(
+        self,
+        outputs: Any,
+        target_sizes: Sequence[Size] | Tensor | None = None,
+        resize: str = "two_step",
+        size: Any = None,
+    ) -> list[dict[str, Tensor]]:
+        """Surface normals of unit length at the size of the source, normalised after resizing.
+
+        Args:
+            outputs: output with `predicted_normal` (batch_size, 3, height, width), of any length.
+            target_sizes: (height, width) of each source image; without it the maps keep their size.
+            resize: "two_step" or "direct", as for segmentation.
+            size: (height, width) of the network input, if it was not the processor's.
+
+        Returns:
+            Per image `{"normals": float32 (3, height, width)}` in camera space, divided by their norm + 1e-5.
+
+        Raises:
+            ValueError: for another number of sizes than images, unusable sizes or an unknown `resize`.
+
+        Source: original `demo_normal_vis.py`.
+        """
+        normals = outputs.predicted_normal
+        chains = self._resize_chains(len(normals), target_sizes, resize, size)
+        results = []
+        for one, chain in zip(normals, chains):
+            resized = _resize(one, chain)
+            results.append({"normals": resized / (resized.norm(dim=0, keepdim=True) + 1e-5)})
+        return results
+
+    def _network_size(self, size: Any) -> Size:
+        size = self.size if size is None else size
+        if hasattr(size, "height") and hasattr(size, "width"):
+            size = (size.height, size.width)
+        elif isinstance(size, dict):
+            size = (size.get("height"), size.get("width"))
+        return _read_size(size, "size")
+
+    def _resize_chains(self, num_images: int, target_sizes: Any, resize: str, size: Any) -> list[list[Size]]:
+        """The sizes each image's maps go through, in order; none without `target_sizes`."""
+        if resize not in RESIZE_MODES:
+            near = get_close_matches(str(resize), RESIZE_MODES, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"resize is {resize!r}, expected one of {', '.join(map(repr, RESIZE_MODES))}.{hint}")
+        if target_sizes is None:
+            return [[] for _ in range(num_images)]
+        targets = _read_sizes(target_sizes, num_images, "target_sizes", "maps")
+        through = [self._network_size(size)] if resize == "two_step" else []
+        return [[*through, target] for target in targets]
+
+
+def _read_size(size: Any, name: str) -> Size:
+    try:
+        values = size.tolist() if hasattr(size, "tolist") else list(size)
+        height, width = (int(v) for v in values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {size!r}, expected (height, width).") from error
+    if height <= 0 or width <= 0 or [height, width] != values:
+        raise ValueError(f"{name} is {size!r}, expected (height, width) as whole numbers above 0.")
+    return height, width
+
+
+def _read_sizes(sizes: Any, count: int, name: str, of: str) -> list[Size]:
+    if len(sizes) != count:
+        raise ValueError(f"{name} has {len(sizes)} entries for {count} {of}; pass one (height, width) each.")
+    return [_read_size(size, f"{name}[{index}]") for index, size in enumerate(sizes)]
+
+
+def _keypoint_factors(source_sizes: Any, target_sizes: Any, num_people: list[int]) -> Tensor:
+    """Per person the factors (x, y) from source to target pixels, float64 (num_people, 2)."""
+    if source_sizes is not None:
+        sources = _read_sizes(source_sizes, len(num_people), "source_sizes", "images")
+    if target_sizes is None:
+        return torch.ones(sum(num_people), 2, dtype=torch.float64)
+    targets = _read_sizes(target_sizes, len(num_people), "target_sizes", "images")
+    if source_sizes is None:
+        raise ValueError("target_sizes needs source_sizes: the (height, width) of each image that the boxes refer to.")
+    ratios = [(target[1] / source[1], target[0] / source[0]) for source, target in zip(sources, targets)]
+    per_image = torch.tensor(ratios, dtype=torch.float64).reshape(-1, 2)
+    return per_image.repeat_interleave(torch.tensor(num_people, dtype=torch.long), dim=0)
+
+
+def _keypoint_labels(keypoint_indices: Sequence[int] | Tensor | None, num_keypoints: int) -> Tensor:
+    if keypoint_indices is None:
+        return torch.arange(num_keypoints)
+    labels = torch.as_tensor(keypoint_indices).to("cpu", torch.long).flatten()
+    wrong = labels[(labels < 0) | (labels >= num_keypoints)]
+    if len(wrong):
+        raise ValueError(
+            f"keypoint_indices holds {int(wrong[0])}, the heatmaps have keypoints 0 to {num_keypoints - 1}."
+        )
+    return labels
+
+
+def _resize(maps: Tensor, chain: Sequence[Size]) -> Tensor:
+    """Maps (channels, height, width) -> float32 maps at the last size of the chain."""
+    maps = maps.float()
+    for size in chain:
+        maps = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    return maps
+
+
+def _label_map(logits: Tensor, chain: Sequence[Size]) -> Tensor:
+    """Index of the largest of the resized logits (num_labels, height, width), as int64 (height, width), in little
+    memory.
+
+    The image is made in bands of rows. Bilinear resizing is separable, so a band takes its rows from the logits first,
+    and then its columns. On the CPU, where torch spends most of its time in an argmax over the outermost dimension,
+    columns are made one at a time and reduced while they are in the cache; elsewhere whole bands are resized and
+    reduced.
+    """
+    if not chain:
+        return logits.argmax(dim=0)
+    logits = logits.float()
+    num_labels, _, logits_width = logits.shape
+    height, width = chain[-1]
+    # A sum is finite only if every logit is; infinities have to meet zero weights exactly as torch's own resize lets
+    # them.
+    in_columns = logits.device.type == "cpu" and bool(logits.sum().isfinite())
+    widest = logits_width if in_columns else max(logits_width, *(size[1] for size in chain))
+    rows = max(1, min(LINE_ELEMENTS // num_labels if in_columns else height, BAND_BYTES // (4 * num_labels * widest)))
+    labels = torch.empty(height, width, dtype=torch.int64, device=logits.device)
+    row_taps = _chain_taps(logits.shape[1], [size[0] for size in chain], logits.device)
+    column_sizes = [size[1] for size in chain]
+    for start in range(0, height, rows):
+        band = labels[start : start + rows]
+        if in_columns:
+            _label_columns(_band_rows(logits, row_taps, start, len(band), transpose=True), column_sizes, band)
+        else:
+            maps = _band_rows(logits, row_taps, start, len(band), transpose=False)
+            torch.argmax(_resize(maps, [(len(band), size) for size in column_sizes]), dim=0, out=band)
+    return labels
+
+
+def _linear_taps(length: int, new_length: int, device: torch.device) -> Taps:
+    """For each of the new pixels: the two old ones it lies between and the share of the second.
+
+    Pixel borders are aligned (align_corners=False), and the arithmetic is torch's own in single precision, so that
+    weights agree to the last bit.
+    """
+    scale = torch.tensor(length / new_length, dtype=torch.float32, device=device)
+    place = ((torch.arange(new_length, dtype=torch.float32, device=device) + 0.5) * scale - 0.5).clamp(min=0)
+    first = place.long().clamp(max=length - 1)
+    return first, (first + 1).clamp(max=length - 1), (place - first).clamp(max=1)
+
+
+def _chain_taps(length: int, new_lengths: Sequence[int], device: torch.device) -> list[Taps]:
+    taps = []
+    for new_length in new_lengths:
+        taps.append(_linear_taps(length, new_length, device))
+        length = new_length
+    return taps
+
+
+def _band_rows(logits: Tensor, taps: list[Taps], start: int, count: int, transpose: bool) -> Tensor:
+    """Rows from `start` of the logits resized along the height: (num_labels, count, w) or (num_labels, w, count)."""
+    first, second, share = (t[start : start + count] for t in taps[-1])
+    steps = [(first, second, share)]
+    for earlier in reversed(taps[:-1]):  # only the rows of the middle size that this band needs
+        low, high = int(first.min()), int(second.max()) + 1
+        steps[0] = (first - low, second - low, share)
+        first, second, share = (t[low:high] for t in earlier)
+        steps.insert(0, (first, second, share))
+    num_labels, _, width = logits.shape
+    band = logits.new_empty((num_labels, width, count) if transpose else (num_labels, count, width))
+    for channel in range(num_labels):  # one label at a time stays in the cache
+        rows = logits[channel]
+        for first, second, share in steps:
+            rows = rows.index_select(0, first) * (1 - share[:, None]) + rows.index_select(0, second) * share[:, None]
+        band[channel].copy_(rows.T if transpose else rows)
+    return band
+
+
+def _label_columns(band: Tensor, widths: Sequence[int], labels: Tensor) -> None:
+    """Resize (num_labels, width, rows) along the width; the index of the largest goes to labels (rows, new_width)."""
+    num_labels, width, rows = band.shape
+    taps = [(a.tolist(), b.tolist(), share.tolist()) for a, b, share in _chain_taps(width, widths, band.device)]
+    # With n labels, label i is written as n - i: the largest code among equal logits is then that of the first label.
+    codes_per_label = torch.arange(num_labels, 0, -1, dtype=band.dtype)[:, None]
+    codes = band.new_empty(widths[-1], rows)
+
+    def columns(begin: int, end: int) -> None:
+        read: Callable[[int], Tensor] = lambda column: band[:, column]  # noqa: E731
+        for step in taps[:-1]:
+            read = _column_reader(read, step, band.new_empty(2, num_labels, rows))
+        first, second, share = taps[-1]
+        logits, winner = band.new_empty(2, num_labels, rows), band.new_empty(rows)
+        with torch.no_grad():
+            for column in range(begin, end):
+                torch.lerp(read(first[column]), read(second[column]), share[column], out=logits[0])
+                torch.amax(logits[0], dim=0, out=winner)
+                torch.eq(logits[0], winner, out=logits[1])
+                logits[1].mul_(codes_per_label)
+                torch.amax(logits[1], dim=0, out=codes[column])
+
+    # Operations on single columns are too small for torch's own threads, so columns are shared out among as many.
+    workers = min(torch.get_num_threads(), widths[-1])
+    if workers == 1:
+        columns(0, widths[-1])
+    else:
+        bounds = [widths[-1] * worker // workers for worker in range(workers + 1)]
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(columns, bounds[:-1], bounds[1:]))
+    small = codes.neg_().add_(num_labels).to(torch.int16)
+    labels.copy_(small.T.contiguous())
+
+
+def _column_reader(
+    read: Callable[[int], Tensor], step: tuple[list[int], list[int], list[float]], buffer: Tensor
+) -> Callable[[int], Tensor]:
+    """Columns of an intermediate size, made when asked for; `buffer` keeps the last even and the last odd one."""
+    first, second, share = step
+    held = [-1, -1]
+
+    def column(index: int) -> Tensor:
+        slot = index % 2
+        if held[slot] != index:
+            torch.lerp(read(first[index]), read(second[index]), share[index], out=buffer[slot])
+            held[slot] = index
+        return buffer[slot]
+
+    return column
