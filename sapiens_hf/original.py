@@ -55,10 +55,12 @@ __all__ = [
     "CLASS_TASKS",
     "KEY_TABLE",
     "TASK_CLASSES",
+    "find_original",
     "is_original_source",
     "load_original",
     "read_original",
     "released_checkpoints",
+    "released_file",
     "to_original_state_dict",
 ]
 
@@ -268,17 +270,17 @@ def _num_heads(file: OriginalFile, network: _Network, asked: int | None) -> int:
     if known is None:
         widths = {row["hidden_size"]: row["num_attention_heads"] for row in SIZES.values()}
         known, source = widths.get(network.hidden_size), f"the released network of width {network.hidden_size}"
-    if asked is None and known is None:
+    if known is None and asked is None:
         raise ValueError(
             f"{file.path}: the number of attention heads is not in the file, and no released network has width "
             f"{network.hidden_size}. Pass num_attention_heads= (a divisor of {network.hidden_size})."
         )
-    if asked is not None and known is not None and asked != known:
-        raise ValueError(
-            f"{file.path} is a {network} with {known} attention heads according to {source}, not {asked}: leave "
-            "num_attention_heads= out."
-        )
-    return asked or known
+    if known is None or asked in (None, known):
+        return int(asked or known)
+    raise ValueError(
+        f"{file.path} is a {network} with {known} attention heads according to {source}, not {asked}: leave "
+        "num_attention_heads= out."
+    )
 
 
 def _padding(file: OriginalFile, network: _Network, task: str) -> int:

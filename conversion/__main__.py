@@ -1,0 +1,118 @@
+"""`python -m conversion`: parse, call, print. A verb is a function that adds its parser and one that runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from sapiens_hf.original import TASK_CLASSES
+
+from .convert import convert
+from .recipes import list_recipes, recipe_table
+from .verify import verdict_table, verify
+
+OVERRIDES = (
+    "num_attention_heads",
+    "decoder_num_attention_heads",
+    "image_size",
+    "patch_embeddings_padding",
+    "num_labels",
+)
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--filename", help="file of the folder or repository, where there are several")
+    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+    parser.add_argument("--num-attention-heads", type=int, help="for a width that no released network has")
+    parser.add_argument("--decoder-num-attention-heads", type=int, help="the same for a pretraining decoder")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    parser.add_argument("--patch-embeddings-padding", type=int, help="in pixels, where the file does not say it")
+    parser.add_argument("--num-labels", type=int, help="another number of keypoints or classes: a new last layer")
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
+
+
+def _add_convert(verbs: Any) -> None:
+    parser = verbs.add_parser("convert", help="write a folder for from_pretrained")
+    parser.add_argument("source", help="checkpoint file, folder or repository id")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--task", choices=TASK_CLASSES, help="the file's own by default")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    _add_source_options(parser)
+    parser.set_defaults(run=_run_convert)
+
+
+def _run_convert(arguments: argparse.Namespace) -> int:
+    folder = convert(
+        arguments.source,
+        arguments.output,
+        task=arguments.task,
+        dtype=arguments.dtype,
+        filename=arguments.filename,
+        revision=arguments.revision,
+        overwrite=arguments.overwrite,
+        **_overrides(arguments),
+    )
+    print(f"{folder}: weights equal to the file, saved. Licence: {folder / 'LICENSE.md'}")
+    return 0
+
+
+def _add_verify(verbs: Any) -> None:
+    parser = verbs.add_parser("verify", help="compare with an independent rendering of the original network")
+    parser.add_argument("target", help="converted folder, or a checkpoint of the original")
+    parser.add_argument("--source", help="the checkpoint that the folder was made from")
+    _add_source_options(parser)
+    parser.set_defaults(run=_run_verify)
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    comparisons = verify(
+        arguments.target,
+        arguments.source,
+        filename=arguments.filename,
+        revision=arguments.revision,
+        **_overrides(arguments),
+    )
+    print(verdict_table(comparisons))
+    return 0 if all(comparison.passed for comparison in comparisons) else 1
+
+
+def _add_list(verbs: Any) -> None:
+    parser = verbs.add_parser("list", help="the released checkpoints")
+    parser.add_argument("--task", help="only this task")
+    parser.add_argument("--size", help="only this size")
+    parser.set_defaults(run=_run_list)
+
+
+def _run_list(arguments: argparse.Namespace) -> int:
+    print(recipe_table(list_recipes(arguments.task, arguments.size)))
+    return 0
+
+
+VERBS = (_add_convert, _add_verify, _add_list)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; errors that a user can mend are printed without a traceback.
+
+    Returns:
+        Exit status: 0, 1 if a comparison fails, 2 for an error.
+    """
+    parser = argparse.ArgumentParser(prog="python -m conversion", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="verb")
+    for add_verb in VERBS:
+        add_verb(verbs)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
