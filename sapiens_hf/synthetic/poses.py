@@ -1,0 +1,231 @@
+"""Poses within the limits of human joints: named freedoms in degrees, natural base poses, and the rotations they mean.
+
+Zero is a person standing upright with the arms hanging down. All freedoms of the two sides are mirror images: positive
+flexion goes forwards on both, positive abduction goes away from the body.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+SIDES = ("left", "right")
+FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+
+# name: (lower limit, upper limit, spread of the random variation), degrees. Limits follow the usual tables of joint
+# motion (American Academy of Orthopaedic Surgeons), a little inside where neighbouring skin would intersect.
+_CENTRE = {
+    "spine_bend": (-20.0, 55.0, 6.0),
+    "spine_side": (-25.0, 25.0, 5.0),
+    "spine_twist": (-35.0, 35.0, 7.0),
+    "neck_bend": (-40.0, 40.0, 10.0),
+    "neck_side": (-30.0, 30.0, 6.0),
+    "neck_twist": (-65.0, 65.0, 18.0),
+}
+_SIDED = {
+    "shoulder_flexion": (-50.0, 170.0, 11.0),
+    "shoulder_abduction": (4.0, 170.0, 9.0),
+    "shoulder_twist": (-60.0, 70.0, 12.0),
+    "elbow": (3.0, 140.0, 13.0),
+    "forearm_twist": (-75.0, 75.0, 20.0),
+    "wrist_flexion": (-55.0, 60.0, 12.0),
+    "wrist_deviation": (-18.0, 25.0, 6.0),
+    "hip_flexion": (-20.0, 110.0, 6.0),
+    "hip_abduction": (-6.0, 45.0, 4.0),
+    "hip_twist": (-30.0, 40.0, 7.0),
+    "knee": (0.0, 140.0, 7.0),
+    "ankle": (-35.0, 20.0, 5.0),
+    "thumb_curl": (0.0, 60.0, 14.0),
+    "index_curl": (-8.0, 85.0, 14.0),
+    "middle_curl": (-8.0, 88.0, 14.0),
+    "ring_curl": (-8.0, 88.0, 14.0),
+    "pinky_curl": (-8.0, 88.0, 14.0),
+    "finger_spread": (-4.0, 14.0, 4.0),
+}
+FREEDOMS = (*_CENTRE, *(f"{side}_{name}" for side in SIDES for name in _SIDED))
+LIMITS = np.array(
+    [row[:2] for row in _CENTRE.values()] + [row[:2] for _ in SIDES for row in _SIDED.values()], dtype=np.float64
+)
+SPREADS = np.array([row[2] for row in _CENTRE.values()] + [row[2] for _ in SIDES for row in _SIDED.values()])
+_COLUMN = {name: index for index, name in enumerate(FREEDOMS)}
+
+# Freedoms that a base pose does not name take these values on both sides.
+_RELAXED = {"shoulder_abduction": 12, "elbow": 14, "wrist_flexion": 4, "hip_abduction": 3, "knee": 3} | {
+    "thumb_curl": 12,
+    **{f"{finger}_curl": 16.0 + 4 * index for index, finger in enumerate(FINGERS[1:])},
+}
+_FIST = {f"{finger}_curl": 75 for finger in FINGERS[1:]} | {"thumb_curl": 40}
+_SIT = {"hip_flexion": 82, "knee": 84, "hip_abduction": 8}
+_AKIMBO = {"shoulder_abduction": 42, "shoulder_flexion": -12, "shoulder_twist": 40, "elbow": 88, "wrist_flexion": -20}
+_OVERHEAD = {"shoulder_abduction": 150, "shoulder_flexion": 10, "elbow": 22}
+_REACH = {"shoulder_flexion": 85, "shoulder_abduction": 8, "elbow": 12}
+_TO_FACE = {"shoulder_flexion": 55, "shoulder_abduction": 10, "shoulder_twist": 10, "elbow": 128}
+
+# weight, what both sides share (or the spine), what the left does, what the right does. A coin exchanges the sides.
+POSES: dict[str, tuple[float, dict[str, float], dict[str, float], dict[str, float]]] = {
+    "stand": (3.0, {}, {}, {}),
+    "contrapposto": (1.5, {"spine_side": 5}, {"knee": 18, "hip_flexion": 12, "hip_twist": 12}, {}),
+    "walk": (
+        2.5,
+        {"spine_bend": 4},
+        {"hip_flexion": 26, "knee": 12, "shoulder_flexion": -22, "elbow": 22},
+        {"hip_flexion": -14, "knee": 28, "ankle": -10, "shoulder_flexion": 24, "elbow": 32},
+    ),
+    "run": (
+        1.5,
+        {"spine_bend": 14, "elbow": 88, **_FIST},
+        {"hip_flexion": 58, "knee": 72, "shoulder_flexion": -40},
+        {"hip_flexion": -16, "knee": 55, "ankle": -25, "shoulder_flexion": 38},
+    ),
+    "arms_up": (1.3, _OVERHEAD, {}, {}),
+    "wave": (1.3, {}, {"shoulder_abduction": 88, "elbow": 95, "shoulder_twist": -55, "index_curl": 0}, {}),
+    "t_pose": (1.0, {"shoulder_abduction": 88, "elbow": 8}, {}, {}),
+    "akimbo": (1.2, _AKIMBO, {}, {}),
+    "one_akimbo": (0.8, {}, _AKIMBO, {}),
+    "point": (0.8, {}, _REACH | _FIST | {"index_curl": 0}, {}),
+    "reach": (1.0, _REACH, {}, {}),
+    "reach_up": (0.8, {}, _OVERHEAD, {}),
+    "phone": (0.8, {"neck_side": 6}, _TO_FACE, {}),
+    "read": (1.0, {"neck_bend": 22, "shoulder_flexion": 28, "elbow": 95, "shoulder_twist": 20}, {}, {}),
+    "fold": (0.7, {"shoulder_flexion": 34, "elbow": 100, "shoulder_twist": 58}, {}, {}),
+    "sit": (1.6, _SIT | {"shoulder_flexion": 26, "elbow": 48}, {}, {}),
+    "sit_cross": (0.6, _SIT | {"elbow": 60}, {"hip_flexion": 100, "hip_twist": -18, "hip_abduction": -4}, {}),
+    "squat": (0.9, {"hip_flexion": 95, "knee": 112, "ankle": 18, "spine_bend": 24, "hip_abduction": 18, **_REACH}, {}, {}),
+    "lunge": (0.9, {"spine_bend": 4}, {"hip_flexion": 70, "knee": 78}, {"hip_flexion": -18, "knee": 30, "ankle": -25}),
+    "kick": (0.6, {"shoulder_abduction": 55}, {"hip_flexion": 72, "knee": 12}, {"knee": 10}),
+    "tree": (0.5, _OVERHEAD, {"hip_flexion": 45, "hip_abduction": 42, "knee": 105, "hip_twist": 38}, {}),
+    "bend": (0.9, {"spine_bend": 46, "hip_flexion": 40, "neck_bend": -10, "shoulder_flexion": 60}, {}, {}),
+    "side_lean": (0.7, {"spine_side": 20}, {"shoulder_abduction": 150}, {"shoulder_abduction": 25}),
+    "wide": (0.9, {"hip_abduction": 26, "shoulder_abduction": 50}, {}, {}),
+    "guard": (0.7, {"shoulder_flexion": 48, "elbow": 118, "spine_bend": 10, **_FIST}, {"hip_flexion": 22}, {"knee": 20}),
+    "free": (2.0, {}, {}, {}),
+}
+
+
+def sample_pose(rng: np.random.Generator, names: tuple[str, ...] | None = None) -> tuple[str, np.ndarray]:
+    """A natural pose with its own variation, inside the limits.
+
+    Returns:
+        The base pose's name and its freedoms (num_freedoms,) in degrees.
+    """
+    names = tuple(POSES) if names is None else names
+    weights = np.array([POSES[name][0] for name in names])
+    name = names[rng.choice(len(names), p=weights / weights.sum())]
+    _, both, left, right = POSES[name]
+    if rng.random() < 0.5:
+        left, right = right, left
+    pose = np.zeros(len(FREEDOMS))
+    for side, own in zip(SIDES, (left, right), strict=True):
+        for freedom, value in (_RELAXED | both | own).items():
+            pose[_COLUMN[freedom if freedom in _CENTRE else f"{side}_{freedom}"]] = value
+    for middle in ("spine_side", "neck_side"):  # the same coin: these have no sides of their own
+        pose[_COLUMN[middle]] *= -1 if left is POSES[name][2] else 1
+    if name == "free":  # arms and head anywhere, legs near standing
+        low, high = LIMITS.T
+        arms = [index for index, freedom in enumerate(FREEDOMS) if "hip" not in freedom and "spine" not in freedom]
+        arms = [index for index in arms if not FREEDOMS[index].endswith(("knee", "ankle"))]
+        pose[arms] = 0.5 * pose[arms] + 0.5 * rng.uniform(low[arms], high[arms])
+    if rng.random() < 0.3:  # hands are opened and closed independently of what the arms do
+        curl = rng.uniform(-5, 80, size=2)
+        for side, value in zip(SIDES, curl, strict=True):
+            for finger in FINGERS[1:]:
+                pose[_COLUMN[f"{side}_{finger}_curl"]] = value
+    pose += rng.normal(size=len(FREEDOMS)) * SPREADS
+    return name, pose.clip(*LIMITS.T)
+
+
+def rotation(axis: np.ndarray, angle_deg: np.ndarray) -> np.ndarray:
+    """Rotation matrices (num, 3, 3) about one axis by angles (num,)."""
+    x, y, z = np.asarray(axis, dtype=np.float64) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.radians(np.asarray(angle_deg, dtype=np.float64))[:, None, None]
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+
+
+def joint_rotations(poses: np.ndarray, bones: dict[str, int], heads: np.ndarray) -> dict[str, np.ndarray]:
+    """What each bone turns by, in world-aligned axes of the rest pose (anny's "local-ref").
+
+    Args:
+        poses: (num_people, num_freedoms) degrees.
+        bones: index of each bone name.
+        heads: (num_bones, 3) where the bones start in the rest pose.
+
+    Returns:
+        For each bone that turns, (num_people, 3, 3).
+    """
+    value = {name: poses[:, index] for name, index in _COLUMN.items()}
+    result: dict[str, np.ndarray] = {}
+    front, side_axis, up = np.array([0.0, 1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1])
+    for chain, prefix in (
+        (("spine05", "spine04", "spine03", "spine02", "spine01"), "spine"),
+        (("neck01", "neck02", "neck03", "head"), "neck"),
+    ):
+        share = 1 / len(chain)
+        turn = rotation(up, value[f"{prefix}_twist"] * share)
+        turn = rotation(side_axis, value[f"{prefix}_bend"] * share) @ turn
+        turn = rotation(front, value[f"{prefix}_side"] * share) @ turn
+        result |= dict.fromkeys(chain, turn)
+    for side, letter in zip(SIDES, "LR", strict=True):
+        mirror = np.array([1.0, -1, -1]) if side == "right" else np.ones(3)
+        own = {name.removeprefix(f"{side}_"): angle for name, angle in value.items() if name.startswith(side)}
+        result |= _limb_rotations(own, letter, mirror, bones, heads)
+    return result
+
+
+def _limb_rotations(
+    own: dict[str, np.ndarray], letter: str, mirror: np.ndarray, bones: dict[str, int], heads: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The rotations of one side. Axes are those of the left side; `mirror` reflects them (they are axial vectors)."""
+    flip = np.array([-1.0, 1, 1]) if letter == "R" else np.ones(3)
+
+    def head(bone: str) -> np.ndarray:
+        return heads[bones[f"{bone}.{letter}"]] * flip
+
+    def turn(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        return rotation(np.asarray(axis) * mirror, angle)
+
+    def unit(vector: np.ndarray) -> np.ndarray:
+        return vector / np.linalg.norm(vector)
+
+    upper, fore = unit(head("lowerarm01") - head("upperarm01")), unit(head("wrist") - head("lowerarm01"))
+    hinge = np.cross(upper, fore)
+    rest_bend = np.degrees(np.arccos(upper @ fore))
+    rest_abduction = np.degrees(np.arctan2(upper[0], -upper[2]))
+    x, y = np.array([1.0, 0, 0]), np.array([0.0, 1, 0])
+    abduction = own["shoulder_abduction"]
+    lift = np.maximum(abduction, own["shoulder_flexion"]).clip(60, None) * 0.22 - 13.2  # the shoulder blade helps
+    hang = turn(y, np.full(len(abduction), rest_abduction))
+    arm = turn(x, -own["shoulder_flexion"]) @ turn(y, lift - abduction) @ hang
+    thigh = turn(x, -own["hip_flexion"]) @ turn(y, -own["hip_abduction"])
+    leg = head("foot") - head("lowerleg01")
+    across = unit(head("finger5-1") - head("finger2-1"))
+    palm = unit(head("finger3-1") - head("wrist"))
+    normal = np.cross(palm, across)
+    result = {
+        "shoulder01": turn(y, -lift),
+        "upperarm01": arm @ turn(upper, 0.5 * own["shoulder_twist"]),
+        "upperarm02": turn(upper, 0.5 * own["shoulder_twist"]),
+        "lowerarm01": turn(hinge, own["elbow"] - rest_bend),
+        "lowerarm02": turn(fore, 0.7 * own["forearm_twist"]),
+        "wrist": turn(fore, 0.3 * own["forearm_twist"])
+        @ turn(across, own["wrist_flexion"])
+        @ turn(normal, own["wrist_deviation"]),
+        "upperleg01": thigh @ turn(leg, -0.5 * own["hip_twist"]),
+        "upperleg02": turn(leg, -0.5 * own["hip_twist"]),
+        "lowerleg01": turn(x, own["knee"]),
+        "foot": turn(x, -own["ankle"]),
+    }
+    for number, finger in enumerate(FINGERS, start=1):
+        first, second, third = (head(f"finger{number}-{joint}") for joint in (1, 2, 3))
+        if finger == "thumb":
+            axis = np.cross(second - first, third - second)
+            shares = (0.2, 0.4, 0.4)
+        else:
+            along = unit(second - first)
+            axis = across - (across @ along) * along
+            shares = (0.85, 1.0, 0.7)
+        spread = own["finger_spread"] * (0.0, 1.0, 0.2, -0.6, -1.3)[number - 1]
+        for joint, share in zip((1, 2, 3), shares, strict=True):
+            rotated = turn(axis, own[f"{finger}_curl"] * share)
+            result[f"finger{number}-{joint}"] = rotated @ turn(normal, -spread) if joint == 1 else rotated
+    return {f"{bone}.{letter}": matrix for bone, matrix in result.items()}
