@@ -94,60 +94,81 @@ def sample_grid(image: Tensor, rows: Taps, columns: Taps, transform: LevelTransf
     """Sample an image bilinearly where `rows` and `columns` cross.
 
     Args:
-        image: uint8 or float32 grey levels (num_channels, height, width). A permuted view of a contiguous (height, width,
-            num_channels) array is read as it lies.
-        rows: taps of the output's rows, on the CPU.
+        image: uint8 or float32 grey levels (num_channels, height, width). A permuted view of a contiguous
+            (height, width, num_channels) array is read as it lies.
+        rows: taps of the output's rows, from top to bottom, on the CPU.
         columns: taps of the output's columns, on the CPU.
         transform: rounding and normalisation of the sampled levels.
         out: float32 (num_channels, num_rows, num_columns) on the image's device, overwritten.
     """
-    num_channels, height, width = image.shape
-    num_rows, num_columns = out.shape[1:]
+    num_channels, num_rows, num_columns = out.shape
     device = image.device
-    # An image is `groups` planes of rows with `samples` values per pixel: (1, 3) as photos are stored, (3, 1) as tensors are.
-    samples = num_channels if image.permute(1, 2, 0).is_contiguous() else 1
-    groups = num_channels // samples
-    planes = image.permute(1, 2, 0)[None] if groups == 1 else image.contiguous()[..., None]
-    planes = planes.reshape(groups, height, width * samples)
+    planes, samples = _as_planes(image)
+    groups = planes.shape[0]
+    target = out.unflatten(0, (groups, samples))
+    row_length = samples * num_columns
+    left, right = (_interleaved(tap, samples).to(device) for tap in (columns.first, columns.second))
+    left_weight = columns.first_weight.repeat(samples).to(device)
+    right_weight = columns.second_weight.repeat(samples).to(device)
+    row_pairs = torch.stack([rows.first, rows.second], dim=1)
+    row_weights = torch.stack([rows.first_weight, rows.second_weight], dim=1).to(device)
+    offset, divisor = (None if v is None else v.to(device).view(groups, samples, 1, 1) for v in transform[1:])
 
-    channel = torch.arange(samples)[:, None]
-    sources = torch.cat([(tap * samples + channel).flatten() for tap in (columns.first, columns.second)]).to(device)
-    left_weight, right_weight = (
-        weight.repeat(samples).to(device) for weight in (columns.first_weight, columns.second_weight)
+    block = max(1, VALUES_PER_BLOCK // (num_channels * num_columns)) if device.type == "cpu" else num_rows
+    tops = rows.first[::block].tolist()
+    bottoms = [*rows.second[block - 1 :: block].tolist(), int(rows.second[-1])][: len(tops)]
+    # Every block reuses the same memory: fresh pages cost more than the arithmetic.
+    most_values = (
+        groups * row_length * max(min(end - top + 1, 2 * block) for top, end in zip(tops, bottoms, strict=True))
     )
-    if transform.offset is not None and transform.divisor is not None:
-        offset, divisor = (v.to(device).view(groups, samples, 1, 1) for v in (transform.offset, transform.divisor))
-
-    rows_per_block = max(1, VALUES_PER_BLOCK // (num_channels * num_columns)) if device.type == "cpu" else num_rows
-    for start in range(0, num_rows, rows_per_block):
-        taps = rows[start : start + rows_per_block]
-        num = len(taps.first)
-        top, bottom = int(taps.first.min()), int(taps.second.max()) + 1
-        if bottom - top <= 2 * num:
-            block = planes[:, top:bottom]
-            pairs = torch.stack([taps.first, taps.second], dim=1) - top
+    levels = torch.empty(2, most_values, dtype=image.dtype, device=device)
+    floats = torch.empty(2, most_values, dtype=torch.float32, device=device)
+    for index, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):
+        part = slice(index * block, (index + 1) * block)
+        pairs = row_pairs[part]
+        num = len(pairs)
+        if bottom - top < 2 * num:
+            source, pairs = planes[:, top : bottom + 1], pairs - top
         else:  # strong downscaling: most rows are never looked at
-            block = planes.index_select(1, torch.cat([taps.first, taps.second]).to(device))
-            pairs = torch.stack([torch.arange(num), torch.arange(num) + num], dim=1)
-        block_height = block.shape[1]
-        gathered = block.gather(2, sources.expand(groups, block_height, -1)).to(torch.float32)
-        left, right = gathered.unflatten(2, (2, -1)).unbind(2)
-        blended = (
-            (left * left_weight).addcmul_(right, right_weight).flatten(0, 1)
-        )  # (groups * rows, samples * columns)
-        pairs = pairs.to(device) + block_height * torch.arange(groups, device=device)[:, None, None]
-        weights = torch.stack([taps.first_weight, taps.second_weight], dim=1).to(device)
-        values = F.embedding_bag(
-            pairs.flatten(0, 1), blended, mode="sum", per_sample_weights=weights.repeat(groups, 1)
-        )  # the weighted sum of two rows in one pass
+            source = planes.index_select(1, pairs.flatten().to(device))
+            pairs = torch.arange(2 * num).view(num, 2)
+        shape = (groups, source.shape[1], row_length)
+        size = shape[0] * shape[1] * shape[2]
+        left_levels, right_levels = (values[:size].view(shape) for values in levels)
+        blended, right_floats = (values[:size].view(shape) for values in floats)
+        torch.gather(source, 2, left.expand(shape), out=left_levels)
+        torch.gather(source, 2, right.expand(shape), out=right_levels)
+        blended.copy_(left_levels).mul_(left_weight).addcmul_(right_floats.copy_(right_levels), right_weight)
+
+        pairs = pairs.to(device) + shape[1] * torch.arange(groups, device=device)[:, None, None]
+        values = F.embedding_bag(  # the weighted sum of two rows, in one pass
+            pairs.flatten(0, 1),
+            blended.flatten(0, 1),
+            mode="sum",
+            per_sample_weights=row_weights[part].repeat(groups, 1),
+        )
         if transform.round_levels:
             values.round_()
             if image.is_floating_point():
                 values.clamp_(0, 255)
         values = values.view(groups, num, samples, num_columns).transpose(1, 2)  # -> (groups, samples, rows, columns)
-        target = out[:, start : start + num].unflatten(0, (groups, samples))
-        if transform.offset is None or transform.divisor is None:
-            target.copy_(values)
+        if offset is None or divisor is None:
+            target[:, :, part].copy_(values)
         else:
-            torch.sub(values, offset, out=target)
-            target.div_(divisor)
+            torch.sub(values, offset, out=target[:, :, part]).div_(divisor)
+
+
+def _as_planes(image: Tensor) -> tuple[Tensor, int]:
+    """Planes (num_planes, height, width * samples) of an image, and the samples per pixel in each.
+
+    One plane with 3 samples per pixel for a photo as files and cameras store it, three planes with one for a tensor.
+    """
+    pixels = image.permute(1, 2, 0)
+    if pixels.is_contiguous():
+        return pixels.flatten(1)[None], image.shape[0]  # (H, W, C) -> (1, H, W * C)
+    return image.contiguous(), 1
+
+
+def _interleaved(index: Tensor, samples: int) -> Tensor:
+    """Pixel columns -> columns of a plane's rows, sample by sample: (num_columns,) -> (samples * num_columns,)."""
+    return (index * samples + torch.arange(samples)[:, None]).flatten()
