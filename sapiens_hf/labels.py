@@ -1,3 +1,15 @@
+# Copyright 2026 The sapiens_hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and limitations under the License.
 """Keypoint sets and class sets: names, links, colours, flip pairs, part groups, and conversions between sets.
 
 The tables live in `assets/keypoints.json` and `assets/segmentation_classes.json`; they are read on first use and kept.
@@ -17,7 +29,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-
 
 ASSETS = Path(__file__).parent / "assets"
 Color: TypeAlias = tuple[int, int, int]

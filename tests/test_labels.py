@@ -12,7 +12,6 @@ import torch
 from sapiens_hf import labels
 from sapiens_hf.labels import KeypointSet, class_set, convert_keypoints, keypoint_set, part_mask, remap_labels
 
-
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = {"numpy": np.asarray, "torch": torch.from_numpy}
 
