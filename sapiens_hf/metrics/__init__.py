@@ -1,4 +1,4 @@
-"""Metrics of the four tasks as `evaluate` modules, one folder each; every folder also works alone: `evaluate.load(folder)`."""
+"""Metrics of the four tasks as `evaluate` modules, one folder each: `evaluate.load(folder)` works on each alone."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Formulas: mmseg `DepthMetric` in the original repository (spec "Metrics"), Eigen
 alignment is the per-image scale and shift of the Sapiens paper's protocol: least squares over the valid pixels.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -88,7 +90,7 @@ def valid_pixels(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray
     return prediction, reference
 
 
-def _floats(value) -> np.ndarray:
+def _floats(value: Any) -> np.ndarray:
     return value.detach().double().cpu().numpy() if hasattr(value, "detach") else np.asarray(value, dtype=np.float64)
 
 
@@ -104,13 +106,13 @@ class DepthMetrics(evaluate.Metric):
             features=datasets.Features(dict.fromkeys(ALIGNMENTS, errors)),
         )
 
-    def add_batch(self, *, predictions=None, references=None, masks=None):
+    def add_batch(self, *, predictions: Any = None, references: Any = None, masks: Any = None) -> None:
         """Measure some images."""
         masks = [None] * len(references) if masks is None else masks
         if not len(predictions) == len(references) == len(masks):
             counts = f"{len(predictions)} predictions, {len(references)} references and {len(masks)} masks"
             raise ValueError(f"Got {counts}; expected one of each per image.")
-        rows = {name: [] for name in ALIGNMENTS}
+        rows: dict[str, list] = {name: [] for name in ALIGNMENTS}
         for prediction, truth, mask in zip(predictions, references, masks, strict=True):
             inside = None if mask is None else _floats(mask)
             predicted, true = valid_pixels(_floats(prediction), _floats(truth), inside)
@@ -119,11 +121,13 @@ class DepthMetrics(evaluate.Metric):
             rows["scale_shift"].append(depth_errors(aligned, true) if len(true) else [])
         super().add_batch(**rows)
 
-    def add(self, *, prediction=None, reference=None, mask=None):
+    def add(self, *, prediction: Any = None, reference: Any = None, mask: Any = None) -> None:
         """Measure one image."""
         self.add_batch(predictions=[prediction], references=[reference], masks=None if mask is None else [mask])
 
-    def compute(self, *, predictions=None, references=None, masks=None, align="none"):
+    def compute(
+        self, *, predictions: Any = None, references: Any = None, masks: Any = None, align: str = "none"
+    ) -> dict[str, Any]:
         """Average what was added, and these images too."""
         if align not in ALIGNMENTS:
             raise ValueError(f"align is {align!r}, expected one of {', '.join(ALIGNMENTS)}.")
@@ -131,7 +135,7 @@ class DepthMetrics(evaluate.Metric):
             self.add_batch(predictions=predictions, references=references, masks=masks)
         return super().compute(align=align)
 
-    def _compute(self, align, **errors):
+    def _compute(self, align, **errors) -> dict[str, Any]:
         measured = [image for image in errors[align] if image]
         if not measured:
             raise ValueError(f"None of the {len(errors[align])} images has a valid pixel: check masks and references.")

@@ -13,6 +13,7 @@ import importlib.util
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import evaluate
@@ -150,7 +151,7 @@ def part_of(person: dict, ids: np.ndarray, is_truth: bool) -> dict | None:
     return None if empty else {**person, "keypoints": triples.ravel()}
 
 
-def _floats(value) -> np.ndarray:
+def _floats(value: Any) -> np.ndarray:
     return value.detach().double().cpu().numpy() if hasattr(value, "detach") else np.asarray(value, dtype=np.float64)
 
 
@@ -209,7 +210,9 @@ def _unpack(packed: bytes, num_keypoints: int, num_more: int, kind: str) -> tupl
     return table[:, : 3 * num_keypoints].reshape(num_persons, num_keypoints, 3), table[:, 3 * num_keypoints :]
 
 
-def detections(packed: bytes, sigmas: np.ndarray, body: np.ndarray, nms_threshold, score_threshold) -> list[dict]:
+def detections(
+    packed: bytes, sigmas: np.ndarray, body: np.ndarray, nms_threshold: float | None, score_threshold: float
+) -> list[dict]:
     """Persons of one image as COCO detections, scored and after NMS, without ids."""
     keypoints, more = _unpack(packed, len(sigmas), 3, "prediction")
     areas, box_scores, given_scores = more.T
@@ -218,7 +221,9 @@ def detections(packed: bytes, sigmas: np.ndarray, body: np.ndarray, nms_threshol
     kept = np.arange(len(scores))
     if nms_threshold is not None:
         if np.isnan(areas).any():
-            raise ValueError("A prediction has neither bbox nor area, which OKS-NMS needs. Or pass nms_threshold=None.")
+            raise ValueError(
+                "A prediction has neither bbox nor area, which OKS-NMS needs. Or pass nms_threshold=None."
+            )
         kept = oks_nms(keypoints[:, :, :2], areas, scores, sigmas, nms_threshold)
     extents = np.ptp(keypoints[:, body, :2], axis=1).prod(axis=1)
     return [{"keypoints": keypoints[i].ravel(), "area": extents[i], "score": scores[i]} for i in kept]
@@ -252,7 +257,7 @@ class KeypointAP(evaluate.Metric):
             features=datasets.Features({"predicted": table, "true": table}),
         )
 
-    def add_batch(self, *, predictions=None, references=None):
+    def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
         """Add the persons of some images; an image without predictions or references is an empty list."""
         if len(predictions) != len(references):
             raise ValueError(f"Got predictions of {len(predictions)} images but references of {len(references)}.")
@@ -261,21 +266,21 @@ class KeypointAP(evaluate.Metric):
             true=[_table([_reference_row(person) for person in image]) for image in references],
         )
 
-    def add(self, *, prediction=None, reference=None):
+    def add(self, *, prediction: Any = None, reference: Any = None) -> None:
         """Add the persons of one image."""
         self.add_batch(predictions=[prediction], references=[reference])
 
     def compute(
         self,
         *,
-        predictions=None,
-        references=None,
-        keypoint_set=None,
-        sigmas=None,
-        groups=None,
-        nms_threshold=0.9,
-        keypoint_score_threshold=0.2,
-    ):
+        predictions: Any = None,
+        references: Any = None,
+        keypoint_set: str | None = None,
+        sigmas: Any = None,
+        groups: dict[str, Any] | None = None,
+        nms_threshold: float | None = 0.9,
+        keypoint_score_threshold: float = 0.2,
+    ) -> dict[str, Any]:
         """Score what was added, and these images too."""
         if (keypoint_set is None) == (sigmas is None):
             raise ValueError("Pass either keypoint_set= or sigmas= (with groups=, if there are parts).")
@@ -290,7 +295,7 @@ class KeypointAP(evaluate.Metric):
             keypoint_score_threshold=keypoint_score_threshold,
         )
 
-    def _compute(self, predicted, true, sigmas, groups, nms_threshold, keypoint_score_threshold):
+    def _compute(self, predicted, true, sigmas, groups, nms_threshold, keypoint_score_threshold) -> dict[str, Any]:
         everything = np.arange(len(sigmas))
         body = np.asarray(groups.get("body", everything))
         found = [detections(image, sigmas, body, nms_threshold, keypoint_score_threshold) for image in predicted]
@@ -298,7 +303,7 @@ class KeypointAP(evaluate.Metric):
         parts = {"": everything}
         if len(groups) > 1:
             parts |= {f"{part}_": np.asarray(ids) for part, ids in groups.items()}
-        results = {}
+        results: dict[str, float] = {}
         for prefix, ids in parts.items():
             part_truths = [[part_of(person, ids, True) for person in image] for image in truths]
             part_found = [[part_of(person, ids, False) for person in image] for image in found]

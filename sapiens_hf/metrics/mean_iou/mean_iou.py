@@ -4,6 +4,8 @@ Speaks the names of `evaluate`'s own `mean_iou`, with three differences: maps ma
 only the joint label histogram of each image is stored (never the map), and a label outside the classes is an error.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -84,7 +86,7 @@ def confusion_matrix(pairs: np.ndarray, num_labels: int, ignore_index: int) -> n
     return matrix.reshape(num_labels, num_labels)
 
 
-def _labels(value) -> np.ndarray:
+def _labels(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
@@ -99,24 +101,32 @@ class MeanIoU(evaluate.Metric):
             features=datasets.Features({"pairs": datasets.Sequence(datasets.Sequence(datasets.Value("int64")))}),
         )
 
-    def add_batch(self, *, predictions=None, references=None):
+    def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
         """Count the label pairs of some images."""
         if len(predictions) != len(references):
             raise ValueError(f"Got {len(predictions)} predictions but {len(references)} references.")
         maps = zip(predictions, references, strict=True)
         super().add_batch(pairs=[joint_histogram(_labels(prediction), _labels(truth)) for prediction, truth in maps])
 
-    def add(self, *, prediction=None, reference=None):
+    def add(self, *, prediction: Any = None, reference: Any = None) -> None:
         """Count the label pairs of one image."""
         self.add_batch(predictions=[prediction], references=[reference])
 
-    def compute(self, *, predictions=None, references=None, num_labels, ignore_index=255, nan_to_num=None):
+    def compute(
+        self,
+        *,
+        predictions: Any = None,
+        references: Any = None,
+        num_labels: int,
+        ignore_index: int = 255,
+        nan_to_num: float | None = None,
+    ) -> dict[str, Any]:
         """Score what was added, and these images too."""
         if predictions is not None:
             self.add_batch(predictions=predictions, references=references)
         return super().compute(num_labels=num_labels, ignore_index=ignore_index, nan_to_num=nan_to_num)
 
-    def _compute(self, pairs, num_labels, ignore_index, nan_to_num):
+    def _compute(self, pairs, num_labels, ignore_index, nan_to_num) -> dict[str, Any]:
         rows = np.concatenate([np.asarray(image, dtype=np.int64).reshape(-1, 3) for image in pairs])
         confusion = confusion_matrix(rows, num_labels, ignore_index)
         hits, area = confusion.diagonal(), confusion.sum(axis=1)

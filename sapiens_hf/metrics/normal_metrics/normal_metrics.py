@@ -4,6 +4,8 @@ Sapiens v1 publishes no normal metric; this follows the evaluator of its success
 median is the centre of a bin of a half-degree histogram: exact to 0.25 degrees with constant memory.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -65,7 +67,7 @@ def angles_deg(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray |
     return np.degrees(np.arccos(cosine))
 
 
-def _floats(value) -> np.ndarray:
+def _floats(value: Any) -> np.ndarray:
     return value.detach().double().cpu().numpy() if hasattr(value, "detach") else np.asarray(value, dtype=np.float64)
 
 
@@ -86,7 +88,7 @@ class NormalMetrics(evaluate.Metric):
             ),
         )
 
-    def add_batch(self, *, predictions=None, references=None, masks=None):
+    def add_batch(self, *, predictions: Any = None, references: Any = None, masks: Any = None) -> None:
         """Measure some images."""
         masks = [None] * len(references) if masks is None else masks
         if not len(predictions) == len(references) == len(masks):
@@ -94,7 +96,7 @@ class NormalMetrics(evaluate.Metric):
                 f"Got {len(predictions)} normal maps, {len(references)} references and {len(masks)} masks; "
                 "expected as many of each."
             )
-        rows = {"histogram": [], "sums_deg": [], "within": []}
+        rows: dict[str, list] = {"histogram": [], "sums_deg": [], "within": []}
         for image, truth, mask in zip(predictions, references, masks, strict=True):
             angles = angles_deg(_floats(image), _floats(truth), None if mask is None else _floats(mask))
             bins = np.minimum((angles / BIN_WIDTH_DEG).astype(np.int64), NUM_BINS - 1)  # 180 degrees: the last bin
@@ -103,17 +105,17 @@ class NormalMetrics(evaluate.Metric):
             rows["within"].append([(angles < limit).sum() for limit in LIMITS_DEG.values()])
         super().add_batch(**rows)
 
-    def add(self, *, prediction=None, reference=None, mask=None):
+    def add(self, *, prediction: Any = None, reference: Any = None, mask: Any = None) -> None:
         """Measure one image."""
         self.add_batch(predictions=[prediction], references=[reference], masks=None if mask is None else [mask])
 
-    def compute(self, *, predictions=None, references=None, masks=None):
+    def compute(self, *, predictions: Any = None, references: Any = None, masks: Any = None) -> dict[str, Any]:
         """Pool what was added, and these images too."""
         if predictions is not None:
             self.add_batch(predictions=predictions, references=references, masks=masks)
         return super().compute()
 
-    def _compute(self, histogram, sums_deg, within):
+    def _compute(self, histogram, sums_deg, within) -> dict[str, Any]:
         counts = np.sum(histogram, axis=0)
         num_pixels = int(counts.sum())
         if num_pixels == 0:

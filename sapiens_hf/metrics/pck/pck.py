@@ -4,6 +4,8 @@ Yang and Ramanan 2013 ("Articulated human detection with flexible mixtures of pa
 of the box; mmpose's `PCKAccuracy(norm_item="bbox")` is `norm="max_side"`, averaged as `mean_keypoint_pck` here.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -29,7 +31,7 @@ Returns:
 """
 
 
-def _floats(value) -> np.ndarray:
+def _floats(value: Any) -> np.ndarray:
     return value.detach().double().cpu().numpy() if hasattr(value, "detach") else np.asarray(value, dtype=np.float64)
 
 
@@ -64,7 +66,7 @@ class Pck(evaluate.Metric):
             features=datasets.Features({"distances_px": numbers, "visibility": numbers, "box_size_px": numbers}),
         )
 
-    def add_batch(self, *, predictions=None, references=None, bboxes=None):
+    def add_batch(self, *, predictions: Any = None, references: Any = None, bboxes: Any = None) -> None:
         """Measure some persons."""
         if bboxes is None or not len(predictions) == len(references) == len(bboxes):
             num_boxes = "no" if bboxes is None else len(bboxes)
@@ -84,13 +86,20 @@ class Pck(evaluate.Metric):
             box_size_px=list(sizes),
         )
 
-    def add(self, *, prediction=None, reference=None, bbox=None):
+    def add(self, *, prediction: Any = None, reference: Any = None, bbox: Any = None) -> None:
         """Measure one person."""
         self.add_batch(predictions=[prediction], references=[reference], bboxes=None if bbox is None else [bbox])
 
     def compute(
-        self, *, predictions=None, references=None, bboxes=None, threshold=0.05, norm="diagonal", min_visibility=1
-    ):
+        self,
+        *,
+        predictions: Any = None,
+        references: Any = None,
+        bboxes: Any = None,
+        threshold: float = 0.05,
+        norm: str = "diagonal",
+        min_visibility: int = 1,
+    ) -> dict[str, Any]:
         """Score what was added, and these persons too."""
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}.")
@@ -98,10 +107,12 @@ class Pck(evaluate.Metric):
             self.add_batch(predictions=predictions, references=references, bboxes=bboxes)
         return super().compute(threshold=threshold, norm=norm, min_visibility=min_visibility)
 
-    def _compute(self, distances_px, visibility, box_size_px, threshold, norm, min_visibility):
+    def _compute(self, distances_px, visibility, box_size_px, threshold, norm, min_visibility) -> dict[str, Any]:
         counts = sorted({len(person) for person in visibility})
         if len(counts) > 1:
             raise ValueError(f"Persons have different numbers of keypoints: {counts}. Evaluate one set at a time.")
+        if not counts:
+            raise ValueError("There are no persons to score.")
         width_height = np.array(box_size_px)
         size = np.hypot(*width_height.T) if norm == "diagonal" else width_height.max(axis=1)
         counted = np.array(visibility) >= max(min_visibility, 1)

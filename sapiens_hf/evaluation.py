@@ -1,0 +1,301 @@
+"""Score predictions that lie in files: COCO JSON for pose, folders of maps for the three dense tasks.
+
+One file is open at a time, and the metrics keep a few numbers per image, so the size of a data set does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set
+from .metrics import load_metric
+
+LABEL_SUFFIXES = (".png", ".npy", ".bmp", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".npy",)
+MASK_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
+# COCO-WholeBody spreads a person over these keys, in the order of its keypoints.
+WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+GOLIATH_KEY = "goliath_wholebody_kpts"
+
+Folder = str | Path
+
+
+def evaluate_pose(
+    ground_truth: str | Path | Mapping[str, Any],
+    predictions: str | Path | Sequence[Mapping[str, Any]],
+    keypoint_set: str | int,
+    *,
+    nms_threshold: float | None = 0.9,
+    keypoint_score_threshold: float = 0.2,
+    pck_threshold: float = 0.05,
+) -> dict[str, float]:
+    """COCO AP and AR of predicted people, by part, and PCK where predictions name their annotation.
+
+    Args:
+        ground_truth: COCO, COCO-WholeBody or Goliath JSON: a file or its content. People are the category "person".
+        predictions: list of COCO results, or the JSON file that holds it. Each has `image_id`, `keypoints` (x, y in
+            pixels and score, flat; COCO-WholeBody's five keys work too), and `bbox` (x, y, width, height), which
+            OKS-NMS needs. `bbox_score` (default 1) is multiplied with the keypoint scores; `score` is taken as final.
+            With `annotation_id`, one prediction for each labelled annotation, PCK is scored too.
+        keypoint_set: "coco", "coco_wholebody", "goliath", or 17, 133, 308. Predictions of a larger set are
+            converted by name: 308 Goliath points give the 53 that COCO-WholeBody shares, the others score 0.
+        nms_threshold: similarity above which the worse of two people is dropped; None keeps all.
+        keypoint_score_threshold: keypoints with a larger score enter the score of the person.
+        pck_threshold: share of the diagonal of the person's box within which a keypoint is correct.
+
+    Returns:
+        What `keypoint_ap` returns, `num_images`, and `pck`, `mean_keypoint_pck`.
+
+    Raises:
+        ValueError: if an image is unknown or a number of keypoints does not fit; the message names it.
+    """
+    truth = _read_json(ground_truth)
+    points = _keypoint_set(keypoint_set)
+    images = {image["id"]: Path(image.get("file_name", str(image["id"]))).name for image in truth["images"]}
+    people = {category["id"] for category in truth.get("categories", []) if category.get("name") == "person"}
+
+    def by_image(persons: Sequence[Mapping[str, Any]], kind: str) -> dict[Any, list[dict[str, Any]]]:
+        grouped: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
+        for person in persons:
+            if people and person.get("category_id", min(people)) not in people:
+                continue
+            if person["image_id"] not in grouped:
+                raise ValueError(f"A {kind} is of image_id {person['image_id']!r}, which the ground truth lacks.")
+            where = f"A {kind} in image {images[person['image_id']]} (image_id {person['image_id']})"
+            grouped[person["image_id"]].append({**person, "keypoints": _person_keypoints(person, points, where)})
+        return grouped
+
+    true, predicted = by_image(truth["annotations"], "annotation"), by_image(_read_json(predictions), "prediction")
+    metric = load_metric("keypoint_ap")
+    for image, name in images.items():
+        with _naming(name):
+            metric.add(prediction=predicted[image], reference=true[image])
+    results = metric.compute(
+        keypoint_set=points.name,
+        nms_threshold=nms_threshold,
+        keypoint_score_threshold=keypoint_score_threshold,
+    )
+    results["num_images"] = len(images)
+    return results | _pck([*chain(*predicted.values())], [*chain(*true.values())], pck_threshold)
+
+
+_keypoint_set = keypoint_set  # evaluate_pose has a parameter of that name
+
+
+def _pck(
+    predicted: Sequence[Mapping[str, Any]], true: Sequence[Mapping[str, Any]], threshold: float
+) -> dict[str, float]:
+    """PCK if each annotation with labelled keypoints has exactly one prediction, as with ground-truth boxes."""
+    labelled = [person for person in true if (person["keypoints"][:, 2] > 0).any() and not person.get("iscrowd", 0)]
+    answers = {person["annotation_id"]: person for person in predicted if "annotation_id" in person}
+    unique = len(answers) == len(predicted)
+    if not labelled or not unique or any(person["id"] not in answers for person in labelled):
+        return {}
+    result = load_metric("pck").compute(
+        predictions=[answers[person["id"]]["keypoints"] for person in labelled],
+        references=[person["keypoints"] for person in labelled],
+        bboxes=[person["bbox"] for person in labelled],
+        threshold=threshold,
+    )
+    return {name: result[name] for name in ("pck", "mean_keypoint_pck")}
+
+
+def evaluate_segmentation(
+    pred_dir: Folder, gt_dir: Folder, class_set: str | int = "goliath28", *, ignore_index: int | None = None
+) -> dict[str, float]:
+    """IoU and accuracy of label maps.
+
+    Args:
+        pred_dir: folder of predicted label maps: one-channel images, or .npy of integers (height, width).
+        gt_dir: folder of true label maps of the same names (stems) and sizes.
+        class_set: name of the class set, or its number of classes.
+        ignore_index: true label that does not count; default: the class set's, 255.
+
+    Returns:
+        mean_iou, mean_accuracy, overall_accuracy, num_images; `iou_<class>` and `accuracy_<class>`, NaN where the
+        class is absent.
+
+    Raises:
+        FileNotFoundError: if a folder or a prediction is missing.
+        ValueError: if sizes differ or a label is unknown; the message names the file.
+    """
+    classes = _class_set(class_set)
+    metric = load_metric("mean_iou")
+    num_images = 0
+    for stem, truth, prediction in _same_stems(gt_dir, pred_dir, suffixes=(LABEL_SUFFIXES, LABEL_SUFFIXES)):
+        with _naming(stem):
+            metric.add(prediction=_read_labels(prediction), reference=_read_labels(truth))
+        num_images += 1
+    result = metric.compute(
+        num_labels=len(classes), ignore_index=classes.ignore_index if ignore_index is None else ignore_index
+    )
+    per_class: dict[str, float] = {}
+    for key in ("iou", "accuracy"):
+        per_class |= {
+            f"{key}_{name}": value
+            for name, value in zip(classes.names, result.pop(f"per_category_{key}"), strict=True)
+        }
+    return {**result, "num_images": num_images, **per_class}
+
+
+_class_set = class_set  # evaluate_segmentation has a parameter of that name
+
+
+def evaluate_depth(
+    pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None = None, align: str = "none"
+) -> dict[str, float]:
+    """Depth errors over the pixels of the person.
+
+    Args:
+        pred_dir: folder of .npy depth maps (height, width).
+        gt_dir: folder of true depths of the same names and sizes; only values above 0 count.
+        mask_dir: folder of masks of the same names, images or .npy, not 0 on the person; None: all pixels count.
+        align: "none", or "scale_shift" for the least-squares scale and shift of each image first.
+
+    Returns:
+        What `depth_metrics` returns.
+
+    Raises:
+        FileNotFoundError: if a folder, a prediction or a mask is missing.
+        ValueError: if sizes differ or a value that counts is NaN; the message names the file.
+    """
+    return _evaluate_maps("depth_metrics", _read_array, pred_dir, gt_dir, mask_dir, align=align)
+
+
+def evaluate_normals(pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None = None) -> dict[str, float]:
+    """Angular errors of surface normals over the pixels of the person.
+
+    Args:
+        pred_dir: folder of .npy normal maps (height, width, 3) or (3, height, width).
+        gt_dir: folder of true normals of the same names and sizes; zero vectors do not count.
+        mask_dir: as in `evaluate_depth`.
+
+    Returns:
+        What `normal_metrics` returns, in degrees and percent.
+
+    Raises:
+        FileNotFoundError: if a folder, a prediction or a mask is missing.
+        ValueError: if sizes differ or a value that counts is NaN; the message names the file.
+    """
+    return _evaluate_maps("normal_metrics", _read_normals, pred_dir, gt_dir, mask_dir)
+
+
+def _evaluate_maps(
+    metric_name: str, read: Any, pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None, **options: Any
+) -> dict[str, float]:
+    metric = load_metric(metric_name)
+    folders = (gt_dir, pred_dir) if mask_dir is None else (gt_dir, pred_dir, mask_dir)
+    suffixes = (ARRAY_SUFFIXES, ARRAY_SUFFIXES, MASK_SUFFIXES)[: len(folders)]
+    for stem, truth, prediction, *mask in _same_stems(*folders, suffixes=suffixes):
+        with _naming(stem):
+            metric.add(prediction=read(prediction), reference=read(truth), mask=_read_mask(mask[0]) if mask else None)
+    return metric.compute(**options)
+
+
+class _naming:  # noqa: N801 - reads as a verb in `with`
+    """Put the name of the sample in front of a ValueError or TypeError that is raised inside."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind in (ValueError, TypeError):
+            raise ValueError(f"{self.name}: {error}") from error
+
+
+def _same_stems(*folders: Folder, suffixes: Sequence[tuple[str, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield (stem, path in each folder) for each file of the first folder, in the order of names.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or empty, or another folder lacks a file of the first one.
+        ValueError: if two files of a folder have the same stem.
+    """
+    listings = [_files_by_stem(Path(folder), allowed) for folder, allowed in zip(folders, suffixes, strict=True)]
+    for folder, listing, allowed in zip(folders[1:], listings[1:], suffixes[1:], strict=True):
+        missing = sorted(set(listings[0]) - set(listing))
+        if missing:
+            raise FileNotFoundError(
+                f"{folder} lacks {len(missing)} of the {len(listings[0])} files of {folders[0]}: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} (with one of {', '.join(allowed)})."
+            )
+    for stem in sorted(listings[0]):
+        yield stem, *(listing[stem] for listing in listings)
+
+
+def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    files = [file for file in folder.iterdir() if file.suffix.lower() in suffixes]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no file with one of {', '.join(suffixes)}.")
+    repeated = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")
+    return {file.stem: file for file in files}
+
+
+def _read_json(source: Any) -> Any:
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def _person_keypoints(person: Mapping[str, Any], points: KeypointSet, where: str) -> np.ndarray:
+    """Keypoints (num_keypoints, 3) of a COCO, COCO-WholeBody or Goliath person, in the given set."""
+    flat = person["keypoints"]
+    if GOLIATH_KEY in person and points.name == "goliath":
+        flat = person[GOLIATH_KEY]
+    elif all(key in person for key in WHOLEBODY_KEYS) and points.name == "coco_wholebody":
+        flat = [*chain(*(person[key] for key in WHOLEBODY_KEYS))]
+    keypoints = np.asarray(flat, dtype=np.float64).reshape(-1)
+    if keypoints.size % 3:
+        raise ValueError(f"{where} has {keypoints.size} numbers in keypoints, expected 3 per keypoint.")
+    keypoints = keypoints.reshape(-1, 3)
+    if len(keypoints) > len(points) and len(keypoints) in (133, 308):
+        converted = convert_keypoints(keypoints[:, :2], keypoints[:, 2], to=points.name)
+        keypoints = np.concatenate([converted.keypoints, converted.scores[:, None]], axis=1)
+    if len(keypoints) != len(points):
+        raise ValueError(f"{where} has {len(keypoints)} keypoints, expected {len(points)} of {points.name}.")
+    return keypoints
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    labels = _read_array(path) if path.suffix.lower() == ".npy" else np.asarray(Image.open(path))
+    if labels.ndim != 2:
+        raise ValueError(f"{path} is {labels.shape}, expected one channel of labels (height, width).")
+    return labels
+
+
+def _read_array(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False)
+
+
+def _read_normals(path: Path) -> np.ndarray:
+    """Normals (3, height, width) from either order of axes; (height, width, 3) if both ends are 3."""
+    normals = _read_array(path)
+    if normals.ndim != 3 or 3 not in (normals.shape[0], normals.shape[-1]):
+        raise ValueError(f"{path} is {normals.shape}, expected (height, width, 3) or (3, height, width).")
+    return np.moveaxis(normals, -1, 0) if normals.shape[-1] == 3 else normals
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """Boolean mask (height, width); of a colour image the first channel, as the original's masks."""
+    mask = _read_array(path) if path.suffix.lower() == ".npy" else np.asarray(Image.open(path))
+    return (mask if mask.ndim == 2 else mask[..., 0]) > 0
