@@ -19,8 +19,10 @@ from tip to base, so a slice by position would silently return other points.
 
 from __future__ import annotations
 
+import colorsys
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +80,8 @@ LIMBS = {
     "leg": ("hip", "knee", "ankle"),
     "foot": ("big_toe", "small_toe", "heel"),
 }
+SIDE = re.compile(r"(?<![A-Za-z])(?:left|right|Left|Right|LEFT|RIGHT)(?![a-z])")
+OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
 HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 TORSO = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 LABEL_DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "uint64", "int64")  # hold 255, the usual ignored label
@@ -220,6 +224,82 @@ def class_set(name: str | int | ClassSet) -> ClassSet:
 
 
 _class_set = class_set  # part_mask has a parameter of that name
+
+
+def make_keypoint_set(
+    names: Sequence[str],
+    *,
+    name: str = "custom",
+    flip_pairs: Iterable[tuple[int, int]] | None = None,
+    skeleton: Sequence[tuple[int, int]] = (),
+    sigmas: Sequence[float] | None = None,
+) -> KeypointSet:
+    """A keypoint set of one's own, for a model fine-tuned on other points.
+
+    Args:
+        names: of the points, in the model's order; a transformers config has them in `id2label`.
+        name: of the set.
+        flip_pairs: points that exchange places in a mirrored image; left out, they follow from "left" and "right" in
+            the names.
+        skeleton: links as pairs of indices.
+        sigmas: OKS sigmas; left out, every point gets the mean of COCO's.
+
+    Raises:
+        ValueError: if names repeat, or a left or right point has no partner and flip_pairs are left out.
+    """
+    names = _distinct(names)
+    pairs = _mirror_pairs(names) if flip_pairs is None else _tuples(flip_pairs)
+    partner = dict(pairs) | {second: first for first, second in pairs}
+    colors = _distinct_colors(len(names))
+    coco = keypoint_set("coco").sigmas
+    return KeypointSet(
+        name=name,
+        names=names,
+        flip_pairs=pairs,
+        flip_indices=tuple(partner.get(index, index) for index in range(len(names))),
+        sigmas=(sum(coco) / len(coco),) * len(names) if sigmas is None else tuple(sigmas),
+        skeleton=_tuples(skeleton),
+        link_colors=tuple(colors[second] for _, second in skeleton),
+        colors=colors,
+        upper_body_ids=(),
+        lower_body_ids=(),
+        groups=_limbs(names),
+    )
+
+
+def make_class_set(
+    names: Sequence[str],
+    *,
+    name: str = "custom",
+    swap_pairs: Iterable[tuple[int, int]] | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int = 255,
+) -> ClassSet:
+    """A class set of one's own, for a model fine-tuned on other classes. The first class is the background.
+
+    Args:
+        names: of the classes, in the model's order; a transformers config has them in `id2label`.
+        name: of the set.
+        swap_pairs: classes that exchange labels in a mirrored image; left out, they follow from "left" and "right" in
+            the names.
+        class_weights: for the cross-entropy; left out, all are 1.
+        ignore_index: label of pixels that do not count.
+
+    Raises:
+        ValueError: if names repeat, or a left or right class has no partner and swap_pairs are left out.
+    """
+    names = _distinct(names)
+    return ClassSet(
+        name=name,
+        names=names,
+        colors=(class_set("goliath28").colors[0], *_distinct_colors(len(names) - 1)),
+        swap_pairs=_mirror_pairs(names) if swap_pairs is None else _tuples(swap_pairs),
+        class_weights=(1.0,) * len(names) if class_weights is None else tuple(class_weights),
+        ignore_index=ignore_index,
+        background_index=0,
+        rotate_fill_label=0,
+        groups={"person": tuple(range(1, len(names)))},
+    )
 
 
 def convert_keypoints(
@@ -464,6 +544,38 @@ def _read_class_set(name: str) -> ClassSet:
 
 def _tuples(pairs: Iterable[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((first, second) for first, second in pairs)
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(names)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated or not names:
+        raise ValueError(
+            f"names repeat: {', '.join(repeated)}." if repeated else "names is empty, expected at least one."
+        )
+    return names
+
+
+def _mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Pairs of names that differ in one "left" or "right", as a word of its own ("bright" is none)."""
+    places = {name: index for index, name in enumerate(names)}
+    pairs = set()
+    for index, name in enumerate(names):
+        mirrored = SIDE.sub(lambda side: OTHER_SIDE[side.group()], name)
+        if mirrored not in places:
+            raise ValueError(
+                f"{name!r} has no partner {mirrored!r} to change places with in a mirrored image: rename it, or give "
+                "the pairs yourself."
+            )
+        if mirrored != name:
+            pairs.add((min(index, places[mirrored]), max(index, places[mirrored])))
+    return tuple(sorted(pairs))
+
+
+def _distinct_colors(count: int) -> tuple[Color, ...]:
+    """Colours whose hues lie a golden ratio apart, so that neighbours in the list differ."""
+    hues = [(0.618034 * k) % 1 for k in range(count)]
+    return tuple(tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for hue in hues)
 
 
 def _limbs(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -132,10 +132,9 @@ def draw_segmentation(
 
     colors = np.zeros((256, 3), dtype=np.float32)
     colors[: len(classes)] = classes.colors
-    mixed = pixels.astype(np.float32)
-    mixed *= 1 - opacity
-    mixed += (colors * opacity)[found]
-    painted = mixed.astype(np.uint8)
+    painted = np.empty_like(pixels)
+    for channel in range(3):  # one by one: all at once would need eight times the photo's memory
+        painted[..., channel] = pixels[..., channel] * np.float32(1 - opacity) + (colors[:, channel] * opacity)[found]
     painted[found == 255] = pixels[found == 255]
     picture = Image.fromarray(painted)
     present = np.flatnonzero(np.bincount(found.ravel(), minlength=256)[: len(classes)])

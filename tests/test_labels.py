@@ -310,6 +310,54 @@ def test_a_set_of_ones_own_converts_by_name():
     np.testing.assert_array_equal(back.keypoints[1:3], points[1:3])
 
 
+def test_keypoints_of_ones_own_know_their_mirror_partners():
+    names = ("nose", "RightWrist", "left_knee", "bright_spot", "LeftWrist", "right_knee")
+    own = labels.make_keypoint_set(names, skeleton=[(0, 3), (2, 5)])
+    assert own.flip_pairs == ((1, 4), (2, 5))
+    assert own.flip_indices == (0, 4, 5, 3, 1, 2)
+    assert own.groups == {"head": (0,), "left_leg": (2,), "right_leg": (5,)}
+    assert len(set(own.colors)) == len(own) == len(own.sigmas) == 6
+    assert own.link_colors == (own.colors[3], own.colors[5])
+    assert own.sigmas[0] == pytest.approx(0.0669, abs=1e-4)
+    given = labels.make_keypoint_set(("left_a", "b"), name="mine", flip_pairs=[(0, 1)], sigmas=[0.1, 0.2])
+    assert (given.name, given.flip_indices, given.sigmas) == ("mine", (1, 0), (0.1, 0.2))
+
+
+def test_classes_of_ones_own_know_their_mirror_partners():
+    own = labels.make_class_set(["Background", "Left-glove", "Helmet", "Right-glove"], ignore_index=-100)
+    assert own.swap_pairs == ((1, 3),)
+    assert own.class_weights == (1.0,) * 4
+    assert len(set(own.colors)) == 4
+    assert own.ignore_index == -100
+    assert part_mask(np.array([0, 2, -100]), "person", class_set=own).tolist() == [False, True, False]
+    given = labels.make_class_set(["sky", "left_bank"], swap_pairs=(), class_weights=[0.1, 2.0])
+    assert (given.swap_pairs, given.class_weights) == ((), (0.1, 2.0))
+
+
+@pytest.mark.parametrize("name", labels.KEYPOINT_SETS)
+def test_partners_by_name_are_the_originals_where_names_say_so(name):
+    points = keypoint_set(name)
+    sided = {index for index, label in enumerate(points.names) if label.startswith(("left_", "right_"))}
+    expected = tuple(sorted(pair for pair in points.flip_pairs if set(pair) <= sided))
+    assert labels.make_keypoint_set(points.names).flip_pairs == expected
+
+
+def test_classes_by_name_are_the_originals():
+    for name in labels.CLASS_SETS:
+        classes = class_set(name)
+        assert labels.make_class_set(classes.names).swap_pairs == classes.swap_pairs
+
+
+@pytest.mark.parametrize("make", [labels.make_keypoint_set, labels.make_class_set])
+def test_names_of_ones_own_that_cannot_work(make):
+    with pytest.raises(ValueError, match="'left_bank' has no partner 'right_bank' to change places with"):
+        make(["sky", "left_bank"])
+    with pytest.raises(ValueError, match=r"names repeat: a, b\.$"):
+        make(["a", "b", "a", "c", "b"])
+    with pytest.raises(ValueError, match="names is empty"):
+        make([])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
