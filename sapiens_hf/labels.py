@@ -397,9 +397,8 @@ def part_mask(label_map: Array, *parts: str, class_set: str | int | ClassSet = "
     classes = _class_set(class_set)
     if not parts:
         raise ValueError(f"part_mask needs a class or a group of {classes.name}: {', '.join(classes.groups)}.")
-    table = np.zeros(256, dtype=bool)
-    table[classes.indices(*parts)] = True
-    return look_up(label_map, table, classes.name, len(classes), classes.ignore_index)
+    rows = np.isin(np.arange(len(classes)), classes.indices(*parts))
+    return look_up(label_map, rows, False, ignore_index=classes.ignore_index, set_name=classes.name)
 
 
 def remap_labels(label_map: Array, source: str | int, to: str | int) -> Array:
@@ -425,46 +424,46 @@ def remap_labels(label_map: Array, source: str | int, to: str | int) -> Array:
     maps = _read_json("segmentation_classes.json")["maps"]
     if key not in maps:
         raise ValueError(f"There is no map {' to '.join(ends)}. Maps: {', '.join(maps)}.")
-    mapping = maps[key]["mapping"]
-    table = np.full(256, 255)
-    table[: len(mapping)] = mapping
     if not _is_tensor(label_map):
         label_map = np.asarray(label_map)
-    remapped = look_up(label_map, table, ends[0], len(mapping), ignore_index=255)
+    rows = np.array(maps[key]["mapping"])
+    remapped = look_up(label_map, rows, 255, ignore_index=255, set_name=ends[0])
     return remapped.to(label_map.dtype) if _is_tensor(label_map) else remapped.astype(label_map.dtype)
 
 
-def look_up(label_map: Array, table: np.ndarray, set_name: str, num_classes: int, ignore_index: int) -> Array:
-    """The table's row for every label: `table[label_map]`, with labels checked first.
+def look_up(label_map: Array, rows: np.ndarray, ignored: Any, *, ignore_index: int, set_name: str) -> Array:
+    """`rows[label_map]`, with the labels checked first.
 
     Args:
         label_map: integers `(...)`, numpy array or torch tensor.
-        table: numpy array `(256, ...)`, one row per label.
+        rows: numpy array `(num_classes, ...)`, what to read for each class.
+        ignored: what to read for ignored pixels.
+        ignore_index: their label, outside the classes; it may be negative.
         set_name: name of the label set, for the message.
-        num_classes: labels below this are valid.
-        ignore_index: one more valid label. A negative one reads the table from its end, as Python does.
 
     Returns:
-        Array or tensor `(..., *table.shape[1:])` on the label map's device.
+        Array or tensor `(..., *rows.shape[1:])` on the label map's device.
 
     Raises:
         ValueError: if the labels are not integers, or one of them is not valid; the message names it.
     """
+    count = len(rows)
     is_torch = _is_tensor(label_map)
     if not is_torch:
         label_map = np.asarray(label_map)
     if str(label_map.dtype).removeprefix("torch.") not in LABEL_DTYPES:
         raise ValueError(f"A label map has type {label_map.dtype}, expected one of {', '.join(LABEL_DTYPES)}.")
     labels = label_map.long() if is_torch else label_map.astype(np.int64, copy=False)
-    wrong = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
+    wrong = ((labels < 0) | (labels >= count)) & (labels != ignore_index)
     if wrong.any():
         raise ValueError(
             f"The label map holds the label {int(labels[wrong][0])}, but {set_name} has the labels 0 to "
-            f"{num_classes - 1} and {ignore_index} (ignored). Is it the right class set?"
+            f"{count - 1} and {ignore_index} (ignored). Is it the right class set?"
         )
-    if is_torch:
-        return sys.modules["torch"].from_numpy(table).to(labels.device)[labels]
-    return table[labels]
+    # Long enough that the ignored label falls behind the classes, counted from either end.
+    table = np.full((count + abs(ignore_index) + 1, *rows.shape[1:]), ignored, dtype=rows.dtype)
+    table[:count] = rows
+    return sys.modules["torch"].from_numpy(table).to(labels.device)[labels] if is_torch else table[labels]
 
 
 def _is_tensor(value: Any) -> bool:

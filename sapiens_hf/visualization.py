@@ -126,18 +126,17 @@ def draw_segmentation(
     found = _read_map(label_map, "label_map", pixels.shape[:2])
     if found.dtype.kind == "f" and np.isfinite(found).all() and (found == np.rint(found)).all():
         found = found.astype(np.int64)
-    keep = np.arange(256, dtype=np.uint8)
-    keep[classes.ignore_index] = 255
-    found = labels.look_up(found, keep, classes.name, len(classes), classes.ignore_index)
+    count = len(classes)
+    rows = np.arange(count, dtype=np.uint16)
+    found = labels.look_up(found, rows, count, ignore_index=classes.ignore_index, set_name=classes.name)
 
-    colors = np.zeros((256, 3), dtype=np.float32)
-    colors[: len(classes)] = classes.colors
+    colors = np.array([*classes.colors, (0, 0, 0)], dtype=np.float32)  # one more row for ignored pixels
     painted = np.empty_like(pixels)
     for channel in range(3):  # one by one: all at once would need eight times the photo's memory
         painted[..., channel] = pixels[..., channel] * np.float32(1 - opacity) + (colors[:, channel] * opacity)[found]
-    painted[found == 255] = pixels[found == 255]
+    painted[found == count] = pixels[found == count]
     picture = Image.fromarray(painted)
-    present = np.flatnonzero(np.bincount(found.ravel(), minlength=256)[: len(classes)])
+    present = np.flatnonzero(np.bincount(found.ravel(), minlength=count)[:count])
     if not legend or present.size == 0:
         return picture
     return _append_legend(picture, [(classes.names[k].replace("_", " "), classes.colors[k]) for k in present])

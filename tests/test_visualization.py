@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sapiens_hf import visualization
-from sapiens_hf.labels import class_set, convert_keypoints, keypoint_set
+from sapiens_hf.labels import class_set, convert_keypoints, keypoint_set, make_class_set
 from sapiens_hf.visualization import draw_depth, draw_keypoints, draw_normals, draw_segmentation, side_by_side
 
 GOLDEN = Path(__file__).parent / "golden" / "visualization.npz"
@@ -393,6 +393,16 @@ def test_a_class_set_of_ones_own_may_ignore_a_negative_label(photo):
     picture = pixels(draw_segmentation(photo, labels, own, opacity=1, legend=False))
     assert (picture[:10] == own.colors[13]).all()
     assert (picture[10:] == 128).all()
+
+
+def test_more_classes_than_a_byte_holds(photo):
+    many = make_class_set([f"class {k}" for k in range(300)], ignore_index=-1)
+    labels = np.full((HEIGHT, WIDTH), 299, dtype=np.int32)
+    labels[:10], labels[10:20] = -1, 255
+    picture = pixels(draw_segmentation(photo, labels, many, opacity=1))
+    assert (picture[:10, :WIDTH] == 128).all()
+    assert (picture[10:20, :WIDTH] == many.colors[255]).all()
+    assert (picture[20:HEIGHT, :WIDTH] == many.colors[299]).all()
 
 
 # Depth
