@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and limitations under the License.
 """Reading images and per-pixel maps the way a person sees them, or saying which input is wrong.
 
-What counts as seen: EXIF orientation is applied; grey becomes RGB; palettes are looked up; CMYK and the like are converted; alpha is
-dropped (as `cv2.IMREAD_COLOR` does: pixels keep their stored colour); 16-bit becomes 8-bit; the current frame of an animation is read,
-which is the first one unless the caller moved on.
+What counts as seen: EXIF orientation is applied; grey becomes RGB; palettes are looked up; CMYK and the like are
+converted; alpha is dropped (as `cv2.IMREAD_COLOR` does: pixels keep their stored colour); 16-bit becomes 8-bit; the
+current frame of an animation is read, which is the first one unless the caller moved on.
 """
 
 from collections.abc import Sequence
@@ -60,9 +60,9 @@ def read_image(
     """One image as grey levels or floats.
 
     Args:
-        image: a PIL image, array, tensor, path, URL or the bytes of an image file. Arrays are (height, width), (height, width,
-            channels) or (channels, height, width) with 1, 3 or 4 channels; bool, uint8, other integers within 0..255, uint16 (scaled
-            to 8 bit) or floating.
+        image: a PIL image, array, tensor, path, URL or the bytes of an image file. Arrays are (height, width),
+            (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels; bool, uint8, other integers
+            within 0..255, uint16 (scaled to 8 bit) or floating.
         name: how errors call it, e.g. "images[2]".
         convert_rgb: make it 3 channels; otherwise the channels stay as they are.
         channel_order: "channels_first" or "channels_last" for arrays; read from the shape if absent.
@@ -86,8 +86,8 @@ def read_image(
     values = _as_levels(values, name)
     if values.is_floating_point() and expects_levels and float(values.max()) <= 1.0:
         logger.warning_once(
-            "An image holds floats of at most 1.0 while `do_rescale=True` expects grey levels 0..255; pass `do_rescale=False` for "
-            "images that are already scaled to 0..1."
+            "An image holds floats of at most 1.0 while `do_rescale=True` expects grey levels 0..255; pass "
+            "`do_rescale=False` for images that are already scaled to 0..1."
         )
     if convert_rgb:
         values = values.expand(3, -1, -1) if values.shape[0] == 1 else values[:3]
@@ -98,8 +98,8 @@ def read_map(values: Any, name: str, num_channels: int = 1) -> Tensor:
     """One per-pixel map: labels, depth, a mask (height, width) or normals (3, height, width). Values are not changed.
 
     Args:
-        values: an array, tensor, PIL image (palette images give their indices), path or the bytes of an image file. One channel
-            may also come as (1, height, width) or (height, width, 1), three as (height, width, 3).
+        values: an array, tensor, PIL image (palette images give their indices), path or the bytes of an image file.
+            One channel may also come as (1, height, width) or (height, width, 1), three as (height, width, 3).
         name: how errors call it, e.g. "segmentation_maps[0]".
         num_channels: 1 or 3.
 
@@ -113,8 +113,8 @@ def read_map(values: Any, name: str, num_channels: int = 1) -> Tensor:
     if not isinstance(values, np.ndarray | Tensor):
         raise ValueError(f"{name} is {type(values).__name__}; expected an array, a tensor, a PIL image or a path.")
     tensor = _as_tensor(values, name)
-    if tensor.dtype == torch.uint16:
-        tensor = tensor.to(torch.int32)
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):  # types that torch can hardly compute with
+        tensor = tensor.to(torch.int64)
     shape = tuple(tensor.shape)
     if num_channels == 1:
         if tensor.ndim == 3 and 1 in (shape[0], shape[-1]):
@@ -154,8 +154,8 @@ def read_maps(maps: Any, kind: str, sizes: Sequence[tuple[int, int]], num_channe
     for index, (tensor, size) in enumerate(zip(tensors, sizes, strict=True)):
         if tuple(tensor.shape[-2:]) != tuple(size):
             raise ValueError(
-                f"{kind}[{index}] is {tensor.shape[-2]} x {tensor.shape[-1]} pixels (height x width), but images[{index}] is "
-                f"{size[0]} x {size[1]} (after its EXIF orientation, if it has one)."
+                f"{kind}[{index}] is {tensor.shape[-2]} x {tensor.shape[-1]} pixels (height x width), but "
+                f"images[{index}] is {size[0]} x {size[1]} (after its EXIF orientation, if it has one)."
             )
     return tensors
 
@@ -222,7 +222,8 @@ def _channels_first(values: Tensor, name: str, order: str | None) -> Tensor:
     shape = tuple(values.shape)
     if values.ndim not in (2, 3):
         raise ValueError(
-            f"{name} has shape {shape}; expected (height, width), (height, width, channels) or (channels, height, width)."
+            f"{name} has shape {shape}; expected (height, width), (height, width, channels) or "
+            "(channels, height, width)."
         )
     if values.numel() == 0:
         raise ValueError(f"{name} has shape {shape}: no pixels.")

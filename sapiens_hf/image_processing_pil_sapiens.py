@@ -23,7 +23,7 @@ from .preprocessing_sapiens import SapiensImageProcessorKwargs, SapiensPreproces
 
 
 class SapiensImageProcessorPil(SapiensPreprocessor, SapiensPostProcessingMixin, PilBackend):
-    """Images -> inputs and targets, outputs -> keypoints, labels, depth and normals; needs torch, numpy and PIL only."""
+    """Images -> inputs and targets, outputs -> keypoints, labels, depth and normals; torch, numpy and PIL suffice."""
 
     valid_kwargs = SapiensImageProcessorKwargs
 

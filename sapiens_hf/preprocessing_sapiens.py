@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and limitations under the License.
 """From images (and annotations) to model inputs (and training targets): what both image processors share.
 
-Whole images are stretched to the network's size without keeping their aspect; with `boxes`, every person becomes one crop. Both are
-bilinear without antialias and rounded to whole grey levels before normalisation, as the original's `cv2.resize` and `cv2.warpAffine`
-on 8-bit images.
+Whole images are stretched to the network's size without keeping their aspect; with `boxes`, every person becomes one
+crop. Both are bilinear without antialias and rounded to whole grey levels before normalisation, as the original's
+`cv2.resize` and `cv2.warpAffine` on 8-bit images.
 """
 
 from collections.abc import Sequence
@@ -89,24 +89,26 @@ class SapiensPreprocessor(BaseImageProcessor):
         """Prepare images for a Sapiens model, and annotations for its loss.
 
         Args:
-            images: one image or a list: PIL images, arrays, tensors, paths, URLs or bytes; grey, RGB, RGBA (alpha is dropped),
-                palette, CMYK, 8 or 16 bit, bool, or floats: grey levels 0..255, or 0..1 with `do_rescale=False`. The EXIF
-                orientation is applied. Sizes may differ.
-            boxes: people per image as COCO (x, y, width, height) in image pixels, `[]` for an image without people. Each box
-                becomes one crop; without this argument each whole image becomes one input.
-            segmentation_maps: per image, class indices (height, width) of the image's size; 255 is ignored by the loss.
-            keypoints: per image and per person (as `boxes`), rows (x, y, visibility) in image pixels; visibility above 0 counts.
+            images: one image or a list: PIL images, arrays, tensors, paths, URLs or bytes; grey, RGB, RGBA (alpha is
+                dropped), palette, CMYK, 8 or 16 bit, bool, or floats: grey levels 0..255, or 0..1 with
+                `do_rescale=False`. The EXIF orientation is applied. Sizes may differ.
+            boxes: people per image as COCO (x, y, width, height) in image pixels, `[]` for an image without people.
+                Each box becomes one crop; without this argument each whole image becomes one input.
+            segmentation_maps: per image, class indices (height, width) of the image's size; the loss ignores 255.
+            keypoints: per image and per person (as `boxes`), rows (x, y, visibility) in image pixels; visibility above
+                0 counts.
             depth_maps: per image, depth (height, width) in any unit.
             normal_maps: per image, unit vectors (height, width, 3) or (3, height, width); floats.
-            masks: per image (height, width), above 0 where the person is. Goes with `depth_maps` (default: where the depth is
-                finite and above 0) or `normal_maps` (default: where the vector is not zero).
+            masks: per image (height, width), above 0 where the person is. Goes with `depth_maps` (default: where the
+                depth is finite and above 0) or `normal_maps` (default: where the vector is not zero).
             **kwargs: any argument of the constructor, for this call; `return_tensors`; `device` (torchvision backend).
 
         Returns:
             `pixel_values`: float32 (num_images or num_boxes, 3, height, width), in the order of the boxes.
-            `labels`: for segmentation int64 (num_images, height, width); for depth float32 (num_images, height, width), 0 nearest to
-            1 farthest over the person and -1 elsewhere; for normals float32 (num_images, 3, height, width), -1000 where there is no
-            person; for keypoints heatmaps (num_boxes, num_keypoints, height / 4, width / 4).
+            `labels`: for segmentation int64 (num_images, height, width); for depth float32 (num_images, height,
+            width), 0 nearest to 1 farthest over the person and -1 elsewhere; for normals float32 (num_images, 3,
+            height, width), -1000 where there is no person; for keypoints heatmaps (num_boxes, num_keypoints,
+            height / 4, width / 4).
             `keypoint_weights`: float32 (num_boxes, num_keypoints), 1 for visible keypoints whose bump is on the map.
 
         Raises:
@@ -225,7 +227,8 @@ def _check_targets(
         )
     if boxes is not None and given and keypoints is None:
         raise ValueError(
-            f"{given[0]} were given with boxes; maps belong to whole images. Crop image and map first, or leave boxes out."
+            f"{given[0]} were given with boxes; maps belong to whole images. Crop image and map first, or leave boxes "
+            "out."
         )
     if masks is not None and depth_maps is None and normal_maps is None:
         raise ValueError("masks were given without depth_maps or normal_maps; they say where those are valid.")
@@ -255,7 +258,8 @@ def _common_channels(images: Sequence[Tensor]) -> int:
     for index, count in enumerate(counts):
         if count != counts[0]:
             raise ValueError(
-                f"images[{index}] has {count} channels and images[0] has {counts[0]}; use do_convert_rgb=True to mix them."
+                f"images[{index}] has {count} channels and images[0] has {counts[0]}; use do_convert_rgb=True to mix "
+                "them."
             )
     return counts[0]
 
@@ -315,8 +319,8 @@ def _unresized(
     for index, size in enumerate(sizes):
         if size != sizes[0]:
             raise ValueError(
-                f"images[{index}] is {size[0]} x {size[1]} pixels (height x width) and images[0] is {sizes[0][0]} x {sizes[0][1]}; "
-                "without resizing (do_resize=False) a batch needs images of one size."
+                f"images[{index}] is {size[0]} x {size[1]} pixels (height x width) and images[0] is {sizes[0][0]} x "
+                f"{sizes[0][1]}; without resizing (do_resize=False) a batch needs images of one size."
             )
     return _stretched(images, sizes[0], transforms)  # onto its own grid: every position is a pixel
 
@@ -324,7 +328,8 @@ def _unresized(
 def _heatmap_size(size: tuple[int, int], downscale_factor: int) -> tuple[int, int]:
     if downscale_factor < 1 or size[0] % downscale_factor or size[1] % downscale_factor:
         raise ValueError(
-            f"keypoint_heatmap_downscale_factor is {downscale_factor}, which does not divide the input size {size[0]} x {size[1]}."
+            f"keypoint_heatmap_downscale_factor is {downscale_factor}, which does not divide the input size "
+            f"{size[0]} x {size[1]}."
         )
     return size[0] // downscale_factor, size[1] // downscale_factor
 
@@ -380,10 +385,11 @@ def _segmentation_labels(maps: Any, sizes: Sequence[tuple[int, int]], size: tupl
         name = f"segmentation_maps[{index}]"
         if values.is_floating_point() and not torch.equal(values, values.round()):  # NaN is not equal to itself either
             raise ValueError(f"{name} has floats that are not whole; expected class indices 0..{MAX_CLASS_LABEL}.")
-        low, high = int(values.min()), int(values.max())
+        low, high = values.min().item(), values.max().item()
         if low < 0 or high > MAX_CLASS_LABEL:
             raise ValueError(
-                f"{name} has label {low if low < 0 else high}; expected class indices 0..254, or 255 to ignore a pixel."
+                f"{name} has label {low if low < 0 else high}; expected class indices 0..254, or 255 to ignore a "
+                "pixel."
             )
         labels.append(_nearest(values.to(torch.int64), size))
     return torch.stack(labels)

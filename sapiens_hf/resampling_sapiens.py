@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and limitations under the License.
 """Bilinear sampling of an image on an axis-aligned grid: the whole-image stretch and the person crop without rotation.
 
-Both are separable: a row of weights along the columns, then one along the rows. Each output value needs two source columns and two
-source rows, so only those are read and turned into floats, a block of rows at a time (a block fits the CPU's cache).
+Both are separable: a row of weights along the columns, then one along the rows. Each output value needs two source
+columns and two source rows, so only those are read and turned into floats, a block of rows at a time (a block fits the
+CPU's cache).
 """
 
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def taps_at(positions: Tensor, length: int) -> Taps:
 
 
 def stretch_taps(num_positions: int, length: int) -> Taps:
-    """Taps that stretch an axis of `length` pixels to `num_positions`, as `cv2.resize(..., INTER_LINEAR)`: no antialias."""
+    """Taps that stretch an axis of `length` pixels to `num_positions` as `cv2.INTER_LINEAR` does: no antialias."""
     positions = (torch.arange(num_positions, dtype=torch.float64) + 0.5) * (length / num_positions) - 0.5
     return taps_at(positions.clamp(0, length - 1), length)
 
