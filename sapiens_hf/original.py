@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import initialization
 from transformers.utils import logging
 
@@ -177,7 +178,7 @@ def _describe(file: OriginalFile, tensors: Mapping[str, StoredTensor]) -> _Netwo
         return max(found) + 1 if found else 0
 
     prefix = next((p for p in ("head.", "decode_head.") if any(name.startswith(p) for name in tensors)), "")
-    has_decoder = any(name.startswith("neck.") for name in tensors)
+    has_decoder = any(name.startswith("neck.decoder_") for name in tensors)
     head, num_outputs, decoder, task = {}, None, {}, "pretraining" if has_decoder else "encoder"
     if prefix:
         last = f"{prefix}{'final_layer' if prefix == 'head.' else 'conv_seg'}.weight"
@@ -404,7 +405,10 @@ def _configure(file: OriginalFile, network: _Network, task: str, overrides: dict
             "not in the file. Pass decoder_num_attention_heads=."
         )
     stored = _stored_image_size(file, network, overrides.get("image_size"))
-    return SapiensConfig(**fields | {"image_size": stored})
+    try:
+        return SapiensConfig(**fields | {"image_size": stored})
+    except StrictDataclassError as error:
+        raise ValueError(f"{file.path} is a {network}, but {error.__cause__ or error}") from error
 
 
 def _check_overrides(overrides: Iterable[str]) -> None:
@@ -481,9 +485,7 @@ def _plan(
             continue
         if new_labels and targets and targets[0].startswith("head.final_conv."):
             continue
-        dropped_group = ("decoder.", "head.") if task == "encoder" else ("decoder.",) if task != "pretraining" else ()
-        drop_token = name == "backbone.cls_token" and task not in ("encoder", "pretraining")
-        if not targets or targets[0].startswith(dropped_group) or drop_token:
+        if not targets or (task != network.task and _is_dropped(targets[0], task)):
             continue
         if any(target not in expected for target in targets):
             problems.append((name, str(list(stored.shape)), "no such tensor in this network"))
@@ -516,6 +518,13 @@ def _plan(
             + more
         )
     return keep, new
+
+
+def _is_dropped(target: str, task: str) -> bool:
+    """Whether a tensor of another task's checkpoint has no place in this one, on purpose."""
+    if task == "encoder":
+        return target.startswith(("decoder.", "head."))
+    return task != "pretraining" and (target.startswith("decoder.") or target == "model.embeddings.cls_token")
 
 
 def _num_outputs(model: SapiensPreTrainedModel) -> int | None:

@@ -1,0 +1,975 @@
+"""`load_original`: every container, what is read from a file, what is asked for, what is refused."""
+
+import functools
+import http.server
+import io
+import json
+import logging
+import os
+import pickle
+import threading
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import original_files as files
+import pytest
+import torch
+import torch.nn.functional as F
+from original_files import NARROW, OriginalNet, random_state
+
+import sapiens_hf
+from sapiens_hf import original, original_keys, original_readers, original_sources
+from sapiens_hf.original import is_original_source, load_original, read_original, to_original_state_dict
+
+GOLDEN = Path(__file__).parent / "golden"
+HEADS = {"num_attention_heads": NARROW["pose"].heads}
+DECODER_HEADS = {"decoder_num_attention_heads": NARROW["pretraining"].decoder["heads"]}
+
+
+def known(spec):
+    """What a file without configuration text leaves open."""
+    more = DECODER_HEADS if spec.task == "pretraining" else {}
+    size = {} if spec.has_token else {"image_size": list(spec.image_size)}
+    return {"num_attention_heads": spec.heads, **more, **size}
+
+
+def assert_same_network(model, spec, state):
+    """Weights to the bit, features and head to rounding, on a non-square batch of two."""
+    stored = to_original_state_dict(model)
+    if spec.task == "encoder":
+        stored = {f"backbone.{name}": tensor for name, tensor in stored.items()}
+    assert stored.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(stored[name], tensor), name
+    net, pixels = OriginalNet(spec, state), torch.randn(2, 3, *spec.image_size)
+    with torch.no_grad():
+        tokens = model.base_model(pixels).last_hidden_state[:, int(spec.has_token) :]
+        torch.testing.assert_close(tokens.mT, net.backbone(pixels).flatten(2), rtol=1e-5, atol=1e-5)
+        if spec.head_prefix:
+            torch.testing.assert_close(model.predict_maps(pixels)[0], net(pixels), rtol=1e-5, atol=2e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- containers
+@pytest.mark.parametrize("task", NARROW)
+def test_pth_with_metadata(task, tmp_path):
+    spec = NARROW[task]
+    state = random_state(spec, seed=1)
+    model = load_original(files.write_pth(tmp_path / "a.pth", spec, state=state))
+    assert type(model) is original.TASK_CLASSES[task]
+    assert not model.training
+    assert model.dtype == torch.float32
+    config = model.config
+    assert config.hidden_size == spec.width
+    assert config.num_hidden_layers == spec.layers
+    assert config.num_attention_heads == spec.heads
+    assert config.intermediate_size == spec.hidden
+    assert config.image_size == list(spec.image_size)
+    assert config.patch_embeddings_padding == spec.padding
+    assert config.use_cls_token == spec.has_token
+    if spec.head_prefix:
+        assert (config.deconv_out_channels, config.conv_out_channels) == (list(spec.deconv), list(spec.conv))
+    if task == "pretraining":
+        found = [getattr(config, f"decoder_{n}") for n in ("hidden_size", "num_hidden_layers", "intermediate_size")]
+        assert found == [spec.decoder["width"], spec.decoder["layers"], spec.decoder["hidden"]]
+        assert config.decoder_num_attention_heads == spec.decoder["heads"]
+    assert_same_network(model, spec, state)
+
+
+@pytest.mark.parametrize("task", ["pose", "segmentation", "pretraining"])
+def test_torchscript(task, tmp_path):
+    spec = NARROW[task]
+    state = random_state(spec, seed=2)
+    model = load_original(files.write_torchscript(tmp_path / "a_torchscript.pt2", spec, state), **known(spec))
+    assert model.config.patch_embeddings_padding == spec.padding  # from the traced convolution
+    assert_same_network(model, spec, state)
+
+
+def test_torchscript_padding_is_not_the_recipe(tmp_path):
+    spec = replace(NARROW["depth"], padding=3)  # no recipe pads by 3: it can only come from the trace
+    model = load_original(files.write_torchscript(tmp_path / "a.pt2", spec), **known(spec))
+    assert model.config.patch_embeddings_padding == 3
+
+
+def test_safetensors_and_legacy_pth_and_module_prefix(tmp_path):
+    spec = NARROW["normal"]
+    state = random_state(spec, seed=3)
+    with_text = files.write_safetensors(tmp_path / "a.safetensors", spec, state)
+    without = files.write_safetensors(tmp_path / "b.safetensors", spec, state, config=False)
+    legacy = files.write_pth(tmp_path / "c.pth", spec, state=state, _use_new_zipfile_serialization=False)
+    prefixed = files.write_pth(tmp_path / "d.pth", spec, state=state, prefix="module.")
+    for path, given in ((with_text, {}), (without, known(spec)), (legacy, {}), (prefixed, {})):
+        assert_same_network(load_original(path, **given), spec, state)
+
+
+def test_flat_encoder(tmp_path):
+    spec = NARROW["encoder"]
+    state = random_state(spec, seed=4)
+    path = files.write_clean_pth(tmp_path / "a_clean.pth", spec, state)
+    model = load_original(path, **HEADS)
+    assert type(model) is sapiens_hf.SapiensModel
+    assert set(to_original_state_dict(model)) == set(read_original(path).tensors)
+    assert_same_network(model, spec, state)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A torch.export file in the new layout; exporting takes seconds, so all tests share it."""
+    spec = replace(NARROW["normal"], padding=1)
+    return files.write_export(tmp_path_factory.mktemp("export") / "a_bfloat16.pt2", spec, random_state(spec, 5)), spec
+
+
+def rounded(state):
+    return {name: tensor.to(torch.bfloat16).float() for name, tensor in state.items()}
+
+
+def check_export(path, spec):
+    file = read_original(path)
+    assert file.container == "export"
+    assert file.image_size == list(spec.image_size)
+    model = load_original(path, num_attention_heads=spec.heads)
+    assert model.config.patch_embeddings_padding == spec.padding
+    assert_same_network(model, spec, rounded(random_state(spec, 5)))
+
+
+def test_export_new_layout(exported):
+    check_export(*exported)
+
+
+def test_export_old_layout(exported, tmp_path):
+    path, spec = exported
+    check_export(files.write_old_export(tmp_path / "old.pt2", path, spec, random_state(spec, 5)), spec)
+
+
+def test_export_layout_of_2_8(exported, tmp_path):
+    """Between the two: the new archive with one pickled state dict in it."""
+    path, spec = exported
+    state = io.BytesIO()
+    torch.save({name: t.to(torch.bfloat16) for name, t in random_state(spec, 5).items()}, state)
+
+    def change(name, data):
+        if name.endswith("weights_config.json"):
+            return None
+        return None if "/weights/weight_" in name else data
+
+    between = files.rewrite_zip(path, tmp_path / "between.pt2", change)
+    with zipfile.ZipFile(between, "a") as archive:
+        archive.writestr("a/data/weights/model.pt", state.getvalue())
+    check_export(between, spec)
+
+
+def test_export_never_unpickles_its_sample_inputs(exported, tmp_path):
+    path, spec = exported
+    evil = pickle.dumps(files.Malicious(os.mkdir, str(tmp_path / "made")))
+    bad = files.rewrite_zip(path, tmp_path / "a.pt2", lambda n, d: evil if "sample_inputs" in n else d)
+    check_export(bad, spec)
+    assert not (tmp_path / "made").exists()
+
+
+def test_export_without_weights_and_with_pickled_weights(exported, tmp_path):
+    path, _ = exported
+    empty = files.rewrite_zip(path, tmp_path / "a.pt2", lambda n, d: None if "/weights/" in n else d)
+    with pytest.raises(ValueError, match="without weights"):
+        read_original(empty)
+    odd = files.rewrite_zip(
+        path, tmp_path / "b.pt2", lambda n, d: d.replace(b'"use_pickle": false', b'"use_pickle": true')
+    )
+    with pytest.raises(ValueError, match="not stored as plain numbers"):
+        read_original(odd)
+
+
+def test_export_default_padding_and_no_program(exported, tmp_path):
+    path, spec = exported
+
+    def change(name, data):
+        if not name.endswith("model.json"):
+            return data
+        program = json.loads(data)
+        for node in program["graph_module"]["graph"]["nodes"]:
+            node["inputs"] = [item for item in node["inputs"] if item["name"] != "padding"]
+        return json.dumps(program).encode()
+
+    assert read_original(files.rewrite_zip(path, tmp_path / "a.pt2", change)).patch_padding == 0
+    bare = files.rewrite_zip(path, tmp_path / "b.pt2", lambda n, d: None if n.endswith("model.json") else d)
+    file = read_original(bare)
+    assert (file.patch_padding, file.image_size) == (None, None)
+    model = load_original(bare, num_attention_heads=spec.heads, image_size=list(spec.image_size))
+    assert model.config.patch_embeddings_padding == 2  # the recipe of normals
+
+
+def test_metadata_of_a_real_checkpoint_unpickles_without_mmengine():
+    """The pickle of the original code's 308-keypoint file: mmengine dicts, numpy arrays and scalars."""
+    data = (GOLDEN / "original_pose308_data.pkl").read_bytes()
+    assert b"mmengine.config.config" in data
+    storages = {}
+
+    def find_storage(key, dtype, num_bytes):
+        return storages.setdefault(key, original_readers._Storage(Path("a.pth"), dtype, num_bytes, 0))
+
+    content = original_readers._unpickle(io.BytesIO(data), Path("a.pth"), find_storage)
+    tensors, config = original_readers._flatten(Path("a.pth"), content)
+    assert len(tensors) == 37
+    assert tensors["head.final_layer.weight"].shape == (308, 28, 1, 1)
+    assert config["model"]["head"]["loss"] == {
+        "type": "KeypointOHKMMSELoss",
+        "topk": 128,
+        "use_target_weight": True,
+    }
+
+
+def test_shared_storage_and_strides(tmp_path):
+    """Transposed tensors and two views of one storage come back as their values."""
+    base = torch.arange(24.0).reshape(4, 6)
+    torch.save(
+        {"t": base.T, "row": base[2], "scalar": torch.tensor(7), "empty": torch.zeros(0, 3)}, tmp_path / "a.pth"
+    )
+    tensors = read_original(tmp_path / "a.pth").tensors
+    assert torch.equal(tensors["t"].read(), base.T)
+    assert tensors["t"].read().is_contiguous()
+    assert torch.equal(tensors["row"].read(), base[2])
+    assert tensors["scalar"].read() == 7
+    assert tensors["empty"].read().shape == (0, 3)
+
+
+# ----------------------------------------------------------------------------------------------------------- key table
+@pytest.mark.parametrize("task", NARROW)
+def test_key_table_is_a_bijection(task):
+    names = list(files.state_shapes(NARROW[task]))
+    ours = [target for name in names for target in original_keys.translate_key(name)]
+    assert len(set(ours)) == len(ours)
+    for name in names:
+        for target in original_keys.translate_key(name):
+            assert original_keys.original_key(target, task) == (name, original_keys.translate_key(name))
+
+
+def test_key_table_edges():
+    assert original_keys.translate_key("data_preprocessor.mean") == ()
+    assert original_keys.translate_key("head.deconv_layers.2.weight") is None  # a norm has no weights
+    assert original_keys.translate_key("backbone.layers.0.attn.gamma") is None
+    assert original_keys.original_key("head.gamma", "pose") is None
+    with pytest.raises(ValueError, match="SapiensBackbone|no counterpart"):
+        to_original_state_dict(torch.nn.Linear(2, 3))
+
+
+# -------------------------------------------------------------------------------------------------------------- safety
+def write_evil(path, content, **save):
+    torch.save(content, path, **save)
+    return path
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_malicious_pickle_is_refused_by_name(new_format, tmp_path):
+    made = tmp_path / "made"
+    content = {"state_dict": random_state(NARROW["pose"]), "meta": files.Malicious(os.mkdir, str(made))}
+    path = write_evil(tmp_path / "a.pth", content, _use_new_zipfile_serialization=new_format)
+    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir"):
+        load_original(path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("function", [eval, getattr, print])
+def test_builtins_are_refused(function, tmp_path):
+    path = write_evil(tmp_path / "a.pth", {"state_dict": {"a": torch.ones(1)}, "meta": files.Malicious(function, "1")})
+    with pytest.raises(ValueError, match=rf"builtins?__?\.{function.__name__}|builtins\.{function.__name__}"):
+        read_original(path)
+
+
+def test_malicious_torchscript_and_export(exported, tmp_path):
+    made = tmp_path / "made"
+    evil = pickle.dumps(files.Malicious(os.mkdir, str(made)), protocol=2)
+    script = files.write_torchscript(tmp_path / "a.pt2", NARROW["pose"])
+    bad = files.rewrite_zip(script, tmp_path / "b.pt2", lambda n, d: evil if n.endswith("/data.pkl") else d)
+    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir"):
+        load_original(bad)
+    path, spec = exported
+    old = files.write_old_export(tmp_path / "old.pt2", path, spec)
+    inner = io.BytesIO()
+    torch.save({"a": files.Malicious(os.mkdir, str(made))}, inner)
+    worse = files.rewrite_zip(old, tmp_path / "c.pt2", lambda n, d: inner.getvalue() if "state_dict.pt" in n else d)
+    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir"):
+        load_original(worse)
+    assert not made.exists()
+
+
+def test_torchscript_that_holds_no_module_or_itself(tmp_path):
+    script = files.write_torchscript(tmp_path / "a.pt2", NARROW["pose"])
+    number = files.rewrite_zip(script, tmp_path / "b.pt2", lambda n, d: b"K\x01." if n.endswith("/data.pkl") else d)
+    with pytest.raises(ValueError, match="holds no module"):
+        read_original(number)
+    # c__torch__ N: an object whose attribute "a" is the object itself.
+    loop = b"\x80\x02c__torch__\nN\nq\x00)\x81q\x01}(X\x01\x00\x00\x00ah\x01ub."
+    knot = files.rewrite_zip(script, tmp_path / "c.pt2", lambda n, d: loop if n.endswith("/data.pkl") else d)
+    with pytest.raises(ValueError, match="contains itself"):
+        read_original(knot)
+
+
+def test_storages_of_unknown_kind_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="known storage type"):
+        # (persistent id ("file", 1, "0", "cpu", 3))
+        data = b"\x80\x02(X\x04\x00\x00\x00fileK\x01X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQ."
+        original_readers._unpickle(io.BytesIO(data), tmp_path / "a.pth", None)
+    with pytest.raises(ValueError, match="not on a storage"):
+        data = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00))tR."
+        original_readers._unpickle(io.BytesIO(data), tmp_path / "a.pth", None)
+
+
+# -------------------------------------------------------------------------------------------------------- broken files
+def test_truncated_files(tmp_path):
+    spec = NARROW["pose"]
+    made = {
+        "zip": files.write_pth(tmp_path / "a.pth", spec),
+        "legacy": files.write_pth(tmp_path / "b.pth", spec, _use_new_zipfile_serialization=False),
+        "safetensors": files.write_safetensors(tmp_path / "c.safetensors", spec),
+        "script": files.write_torchscript(tmp_path / "d.pt2", spec),
+    }
+    for name, path in made.items():
+        data = path.read_bytes()
+        for share in (0.5, 0.99):
+            path.write_bytes(data[: int(len(data) * share)])
+            with pytest.raises(ValueError, match="truncated|damaged") as error:
+                load_original(path)
+            assert str(path) in str(error.value), name
+
+
+def test_tensor_that_leaves_its_file_or_storage(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(20))
+    storage = original_readers._Storage(path, torch.float32, 40, 0)
+    with pytest.raises(ValueError, match=r"20 of 40 bytes.*truncated"):
+        original_readers.StoredTensor(storage, (2, 5), (5, 1)).read()
+    with pytest.raises(ValueError, match="leaves its storage"):
+        original_readers.StoredTensor(storage, (2, 6), (6, 1)).read()
+    with pytest.raises(ValueError, match="leaves its storage"):
+        original_readers.StoredTensor(storage, (2, 5), (-5, 1)).read()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
+        (b"hello, this is no checkpoint", "neither a torch"),
+        (b"\x80\x02K\x05.", "not one that torch.save wrote"),
+        (b"\x80\x02}K", "damaged"),
+        (b"\x00" * 8 + b"{" + b"\x00" * 60, "no readable header"),
+    ],
+)
+def test_files_that_are_no_checkpoint(content, message, tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_original(path)
+    assert str(path) in str(error.value)
+
+
+def test_odd_archives(tmp_path):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    packed = files.rewrite_zip(path, tmp_path / "b.pth", lambda n, d: d, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="compressed"):
+        load_original(packed)
+    big = files.rewrite_zip(path, tmp_path / "c.pth", lambda n, d: b"big" if n.endswith("byteorder") else d)
+    with pytest.raises(ValueError, match="big-endian"):
+        load_original(big)
+    gap = files.rewrite_zip(path, tmp_path / "d.pth", lambda n, d: None if n.endswith("data/3") else d)
+    with pytest.raises(ValueError, match="no member.*incomplete"):
+        load_original(gap)
+    short = files.rewrite_zip(path, tmp_path / "e.pth", lambda n, d: d[:-4] if n.endswith("data/3") else d)
+    with pytest.raises(ValueError, match="bytes: the file is damaged"):
+        load_original(short)
+    other = files.rewrite_zip(path, tmp_path / "f.pth", lambda n, d: None if n.endswith("data.pkl") else d)
+    with pytest.raises(ValueError, match="not one that torch wrote"):
+        load_original(other)
+    data = bytearray(path.read_bytes())
+    data[: data.index(b"data.pkl")] = b"PK" + bytes(data.index(b"data.pkl") - 2)
+    (tmp_path / "g.pth").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        load_original(tmp_path / "g.pth")
+    torch.save([torch.ones(2)], tmp_path / "h.pth")
+    with pytest.raises(ValueError, match="expected a dict"):
+        load_original(tmp_path / "h.pth")
+    torch.save({"epoch": 3}, tmp_path / "i.pth")
+    with pytest.raises(ValueError, match=r"no tensors.*epoch"):
+        load_original(tmp_path / "i.pth")
+    header = json.dumps({"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "j.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\x00")
+    with pytest.raises(ValueError, match="dtype F4"):
+        load_original(tmp_path / "j.safetensors")
+
+
+def write_state(path, state):
+    torch.save({"state_dict": state, "meta": {"cfg": files.config_text(NARROW["segmentation"])}}, path)
+    return path
+
+
+def test_wrong_tensors_stop_with_a_table(tmp_path):
+    state = random_state(NARROW["segmentation"])
+    state["backbone.layers.1.attn.gamma"] = torch.zeros(3)
+    state["neck.ln1.weight_g"] = torch.zeros(2)
+    state["backbone.layers.1.attn.proj.weight"] = state["backbone.layers.1.attn.proj.weight"][:-1].clone()
+    del state["backbone.layers.0.attn.qkv.bias"]
+    del state["decode_head.conv_layers.3.bias"]
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        load_original(write_state(tmp_path / "a.pth", state))
+    lines = {line.split()[0]: line for line in str(error.value).splitlines()[2:]}
+    assert "[3]" in lines["backbone.layers.1.attn.gamma"]
+    assert "no such tensor" in lines["backbone.layers.1.attn.gamma"]
+    assert "[23, 24]" in lines["backbone.layers.1.attn.proj.weight"]
+    assert "[24, 24]" in lines["backbone.layers.1.attn.proj.weight"]
+    assert "missing" in lines["backbone.layers.0.attn.qkv.bias"]
+    assert "missing" in lines["decode_head.conv_layers.3.bias"]
+
+
+def test_a_long_table_is_cut(tmp_path):
+    state = random_state(NARROW["segmentation"])
+    state |= {f"backbone.extra.{i}": torch.zeros(1) for i in range(30)}
+    with pytest.raises(ValueError, match="and 10 more"):
+        load_original(write_state(tmp_path / "a.pth", state))
+
+
+def test_tensors_of_another_network_inside(tmp_path):
+    """Names that the table knows, in a file that should not have them."""
+    state = random_state(NARROW["segmentation"])
+    state["decode_head.deconv_layers.0.weight"] = state["decode_head.deconv_layers.0.weight"][..., 0].clone()
+    with pytest.raises(ValueError, match="must have 4 dimensions"):
+        load_original(write_state(tmp_path / "a.pth", state))
+    state = random_state(NARROW["encoder"])
+    state["backbone.layers.7.ln1.weight"] = torch.ones(24)
+    with pytest.raises(ValueError, match="layers.6.ln1.weight|layers.2.ln1"):
+        load_original(write_state(tmp_path / "b.pth", state), num_attention_heads=3)
+    state = random_state(NARROW["segmentation"])
+    state["backbone.cls_token"] = torch.zeros(1, 1, 24)
+    with pytest.raises(ValueError, match=r"backbone.pos_embed|image_size"):
+        load_original(write_state(tmp_path / "c.pth", state))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["backbone.stem.0.conv.weight", "bbox_head.rtm_cls.0.weight"], "person detector.*detector="),
+        (["model.embeddings.patch_embeddings.projection.weight"], "use from_pretrained"),
+        (["layer1.0.conv1.weight", "fc.weight"], "not a checkpoint of Sapiens v1.*fc.weight"),
+    ],
+)
+def test_other_networks_are_named(names, message, tmp_path):
+    torch.save({name: torch.ones(2) for name in names}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=message):
+        load_original(tmp_path / "a.pth")
+
+
+# ---------------------------------------------------------------------------------------- what tensors do not tell
+def test_heads_are_asked_for(tmp_path):
+    spec = NARROW["pose"]
+    path = files.write_pth(tmp_path / "a.pth", spec, config=False)
+    with pytest.raises(ValueError, match=r"num_attention_heads= \(a divisor of 24\)"):
+        load_original(path, image_size=list(spec.image_size))
+    assert load_original(path, **known(spec)).config.num_attention_heads == 3
+    decoder = NARROW["pretraining"]
+    path = files.write_pth(tmp_path / "b.pth", decoder, config=False)
+    with pytest.raises(ValueError, match="Pass decoder_num_attention_heads="):
+        load_original(path, **HEADS)
+
+
+def test_wrong_heads_are_refused(tmp_path):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    with pytest.raises(ValueError, match=r"pose checkpoint .*3 attention heads.*not 4"):
+        load_original(path, num_attention_heads=4)
+    wide = replace(NARROW["pose"], width=1024, heads=16, layers=1, deconv=(4,), conv=(3,))
+    path = files.write_pth(tmp_path / "b.pth", wide, config=False)
+    assert load_original(path, image_size=[96, 64]).config.num_attention_heads == 16
+    with pytest.raises(ValueError, match="released network of width 1024"):
+        load_original(path, image_size=[96, 64], num_attention_heads=8)
+    flat = files.write_pth(tmp_path / "c.pth", NARROW["pose"], config=False)
+    with pytest.raises(ValueError, match=r"pose checkpoint .*multiple of num_attention_heads \(7\)"):
+        load_original(flat, num_attention_heads=7, image_size=[96, 64])
+
+
+def test_named_size_in_the_configuration_text(tmp_path):
+    spec = NARROW["pose"]
+    text = "model = dict(backbone=dict(arch='sapiens_1b', img_size=(96, 64)))"
+    torch.save({"meta": {"cfg": text}, "state_dict": random_state(spec)}, tmp_path / "a.pth")
+    assert load_original(tmp_path / "a.pth").config.num_attention_heads == 24
+
+
+def test_padding_without_evidence_is_the_recipe(tmp_path, caplog):
+    for spec in NARROW.values():
+        path = files.write_pth(tmp_path / f"{spec.task}.pth", spec, config=False)
+        assert load_original(path, **known(spec)).config.patch_embeddings_padding == spec.padding
+    lip = replace(NARROW["segmentation"], outputs=20, padding=2)
+    path = files.write_pth(tmp_path / "lip.pth", lip, config=False)
+    assert load_original(path, **known(lip)).config.patch_embeddings_padding == 2
+    named = files.write_pth(tmp_path / "sapiens_1b_goliath_best_goliath_mIoU_7994_epoch_151.pth", lip, config=False)
+    with pytest.raises(ValueError, match="tells no height and width"):  # that file is for 1024 x 768
+        load_original(named, num_attention_heads=3)
+    assert load_original(named, **known(lip)).config.patch_embeddings_padding == 0
+    assert not caplog.records
+    model = load_original(tmp_path / "pose.pth", **known(NARROW["pose"]), patch_embeddings_padding=0)
+    assert model.config.patch_embeddings_padding == 0
+    assert "says 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("image_size", "task", "expected"),
+    [
+        ((64, 48), "pose", [64, 48]),  # 12 patches: portrait 3:4
+        ((128, 96), "pose", [128, 96]),
+        ((80, 80), "pose", [80, 80]),
+        ((80, 80), "encoder", [80, 80]),
+        ((96, 64), "pose", None),  # 24 patches: could be 6 x 4, 8 x 3, ...
+    ],
+)
+def test_image_size_from_the_number_of_positions(image_size, task, expected, tmp_path):
+    spec = replace(NARROW[task], image_size=image_size)
+    path = files.write_pth(tmp_path / "a.pth", spec, config=False)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"24 patches.*Pass image_size="):
+            load_original(path, **HEADS)
+        with pytest.raises(ValueError, match=r"image_size=\[64, 48\] would need another number"):
+            load_original(path, **HEADS, image_size=[64, 48])
+    else:
+        assert load_original(path, **HEADS).config.image_size == expected
+
+
+def resized(state, grid, new_grid, prefix):
+    table = state["backbone.pos_embed"][:, prefix:].mT.unflatten(2, grid)
+    return F.interpolate(table, size=new_grid, mode="bicubic", align_corners=False).flatten(2).mT
+
+
+def test_another_image_size_resizes_the_table(tmp_path):
+    spec = NARROW["pose"]
+    state = random_state(spec)
+    path = files.write_pth(tmp_path / "a.pth", spec, state=state)
+    for size in ([48, 80], [64, 96]):  # the second has as many patches as the stored [96, 64]
+        model = load_original(path, image_size=size)
+        assert model.config.image_size == size
+        table = resized(state, (6, 4), (size[0] // 16, size[1] // 16), 0)
+        torch.testing.assert_close(model.model.embeddings.position_embeddings.detach(), table, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- tasks
+@pytest.mark.parametrize("source", ["encoder", "pretraining"])
+@pytest.mark.parametrize("task", ["pose", "segmentation", "depth", "normal"])
+def test_new_task_on_a_pretrained_encoder(source, task, tmp_path, caplog):
+    spec = NARROW[source]
+    state = random_state(spec, seed=6)
+    path = files.write_pth(tmp_path / "a.pth", spec, state=state)
+    narrow = dict(deconv_out_channels=[6, 5], conv_out_channels=[4])
+    model, info = load_original(path, task=task, output_loading_info=True, **narrow)
+    assert type(model) is original.TASK_CLASSES[task]
+    assert model.config.image_size == [64, 48]  # 3:4 of the square
+    assert model.config.patch_embeddings_padding == {"pose": 2, "normal": 2}.get(task, 0)
+    assert not model.config.use_cls_token
+    torch.testing.assert_close(
+        model.model.embeddings.position_embeddings.detach(), resized(state, (4, 4), (4, 3), 1), rtol=0, atol=1e-6
+    )
+    fused = state["backbone.layers.1.attn.qkv.weight"]
+    assert torch.equal(model.model.encoder.layers[1].attention.k_proj.weight, fused[24:48])
+    assert f"the head of {type(model).__name__}" in caplog.text
+    assert info["missing_keys"]
+    assert all(name.startswith("head.") for name in info["missing_keys"])
+    assert model.config.num_labels == {"pose": 308, "segmentation": 28}.get(task, model.config.num_labels)
+    head = model.head.final_conv.weight
+    assert 0 < head.std() < 0.1
+    assert not model.head.final_conv.bias.any()
+    assert torch.isfinite(model.predict_maps(torch.randn(1, 3, 64, 48))[0]).all()
+
+
+def test_new_task_labels_and_size(tmp_path):
+    spec = NARROW["encoder"]
+    path = files.write_pth(tmp_path / "a.pth", spec)
+    narrow = dict(deconv_out_channels=[6], conv_out_channels=[4], image_size=[96, 80])
+    coco = load_original(path, task="pose", num_labels=17, **narrow)
+    assert coco.config.id2label[0] == "nose"
+    assert [1, 2] in coco.config.flip_pairs
+    own = load_original(path, task="pose", id2label={0: "tip", 1: "base"}, **narrow)
+    assert own.config.id2label == {0: "tip", 1: "base"}
+    assert own.config.flip_pairs is None
+    assert own.head.final_conv.out_channels == 2
+    assert own.config.image_size == [96, 80]
+    odd = replace(spec, image_size=(80, 80))
+    with pytest.raises(ValueError, match="no 3:4 size follows"):
+        load_original(files.write_pth(tmp_path / "b.pth", odd), task="pose", num_labels=17)
+
+
+def test_new_decoder(tmp_path, caplog):
+    spec = NARROW["encoder"]
+    path = files.write_clean_pth(tmp_path / "a_clean.pth", spec)
+    narrow = dict(decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_intermediate_size=20)
+    with pytest.raises(ValueError, match="decoder_num_attention_heads"):
+        load_original(path, task="pretraining", **HEADS, **narrow)
+    model = load_original(path, task="pretraining", **HEADS, **narrow, decoder_num_attention_heads=4)
+    assert "decoder of SapiensForPreTraining is new" in caplog.text
+    table = model.decoder.position_embeddings
+    assert not table.requires_grad
+    assert not table[:, 0].any()
+    assert table[:, 1:].abs().max() == 1
+    assert torch.isfinite(model(torch.randn(1, 3, 64, 64)).loss)
+
+
+def test_pretraining_at_another_size(tmp_path):
+    spec = NARROW["pretraining"]
+    model = load_original(files.write_pth(tmp_path / "a.pth", spec), image_size=[96, 48])
+    assert model.decoder.position_embeddings.shape == (1, 1 + 6 * 3, 16)
+    assert torch.isfinite(model(torch.randn(1, 3, 96, 48)).loss)
+
+
+@pytest.mark.parametrize("task", ["pose", "pretraining"])
+def test_backbone_of_any_file(task, tmp_path):
+    spec = NARROW[task]
+    state = random_state(spec, seed=7)
+    path = files.write_pth(tmp_path / "a.pth", spec, state=state)
+    model = load_original(path, task="encoder")
+    backbone = sapiens_hf.SapiensBackbone.from_pretrained(path, out_indices=[1, 2])
+    assert type(backbone) is sapiens_hf.SapiensBackbone
+    pixels = torch.randn(1, 3, *spec.image_size)
+    features = OriginalNet(spec, state).backbone(pixels)
+    tokens = model(pixels).last_hidden_state[:, int(spec.has_token) :]
+    torch.testing.assert_close(tokens.mT, features.flatten(2), rtol=1e-5, atol=1e-5)
+    maps = backbone(pixels).feature_maps
+    assert len(maps) == 2
+    torch.testing.assert_close(maps[1], features, rtol=1e-5, atol=1e-5)
+
+
+def test_another_number_of_labels_replaces_the_last_convolution(tmp_path, caplog):
+    spec = NARROW["pose"]
+    state = random_state(spec)
+    path = files.write_pth(tmp_path / "a.pth", spec, state=state)
+    model, info = load_original(path, num_labels=133, output_loading_info=True)
+    assert info["missing_keys"] == ["head.final_conv.bias", "head.final_conv.weight"]
+    assert "last convolution of SapiensForPoseEstimation (133 output channels)" in caplog.text
+    assert torch.equal(model.head.conv_layers[1].convolution.weight, state["head.conv_layers.3.weight"])
+    assert model.config.id2label[132]
+    assert len(model.config.flip_pairs) == 61
+    named = load_original(path, id2label={i: f"p{i}" for i in range(17)})  # same count: nothing is new
+    assert torch.equal(named.head.final_conv.weight, state["head.final_layer.weight"])
+    assert named.config.id2label[3] == "p3"
+    assert named.config.flip_pairs
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted", "right"),
+    [
+        ("pose", "SapiensForDepthEstimation", "SapiensForPoseEstimation"),
+        ("depth", "SapiensForNormalEstimation", "SapiensForDepthEstimation"),
+        ("segmentation", "SapiensForPreTraining", "SapiensForSemanticSegmentation"),
+        ("normal", "SapiensForSemanticSegmentation", "SapiensForNormalEstimation"),
+    ],
+)
+def test_another_task_is_refused(task, wanted, right, tmp_path):
+    path = files.write_pth(tmp_path / "a.pth", NARROW[task])
+    with pytest.raises(ValueError, match=rf"{task} checkpoint.*does not fit {wanted}. Use {right}, or task='{task}'"):
+        getattr(sapiens_hf, wanted).from_pretrained(path)
+    model = getattr(sapiens_hf, right).from_pretrained(str(path))
+    assert type(model).__name__ == right
+
+
+def test_task_names(tmp_path):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    with pytest.raises(ValueError, match="Did you mean 'pose'"):
+        load_original(path, task="poses")
+    with pytest.raises(ValueError, match="SapiensEncoder cannot be made"):
+        load_original(path, expected_class="SapiensEncoder")
+
+
+def test_three_classes_look_like_normals(tmp_path):
+    spec = replace(NARROW["segmentation"], outputs=3)
+    with_text = files.write_pth(tmp_path / "a.pth", spec)
+    assert type(load_original(with_text)) is sapiens_hf.SapiensForSemanticSegmentation  # its head class says so
+    without = files.write_pth(tmp_path / "b.pth", spec, config=False)
+    assert type(load_original(without, **known(spec))) is sapiens_hf.SapiensForNormalEstimation
+    model = load_original(without, task="segmentation", **known(spec))
+    assert type(model) is sapiens_hf.SapiensForSemanticSegmentation
+    assert model.config.num_labels == 3
+    assert model.config.patch_embeddings_padding == 0
+
+
+# ------------------------------------------------------------------------------------------------- labels and losses
+@pytest.mark.parametrize(
+    ("task", "outputs", "first", "last"),
+    [
+        ("pose", 17, "nose", "right_ankle"),
+        ("pose", 133, "nose", "right_pinky_finger4"),
+        ("pose", 308, "nose", None),
+        ("pose", 5, "LABEL_0", "LABEL_4"),
+        ("segmentation", 28, "Background", "Tongue"),
+        ("segmentation", 20, "Background", "Right-shoe"),
+        ("segmentation", 19, "Background", None),
+        ("segmentation", 2, "LABEL_0", "LABEL_1"),
+    ],
+)
+def test_labels_by_count(task, outputs, first, last, tmp_path):
+    spec = replace(NARROW[task], outputs=outputs)
+    config = load_original(files.write_pth(tmp_path / "a.pth", spec)).config
+    names = list(config.id2label.values())
+    assert len(names) == len(set(names)) == config.num_labels == outputs
+    assert names[0] == first
+    assert last is None or names[-1].lower() == last.lower()
+    assert all(config.label2id[name] == i for i, name in config.id2label.items())
+    has_pairs = task == "pose" and outputs != 5
+    assert bool(config.flip_pairs) == has_pairs
+    weights = config.semantic_loss_class_weights
+    assert weights is None if outputs in (19, 2) or task == "pose" else len(weights) == outputs
+
+
+def test_losses_from_text_or_release(tmp_path, monkeypatch):
+    spec = replace(NARROW["pose"], outputs=308)
+    hard = files.config_text(spec).replace("type='KeypointMSELoss'", "type='KeypointOHKMMSELoss', topk=64")
+    torch.save({"meta": {"cfg": hard}, "state_dict": random_state(spec)}, tmp_path / "a.pth")
+    assert load_original(tmp_path / "a.pth").config.keypoint_loss_top_k == 64
+    assert load_original(tmp_path / "a.pth", keypoint_loss_top_k=9).config.keypoint_loss_top_k == 9
+    plain = files.write_pth(tmp_path / "b.pth", spec)
+    flat = files.write_pth(tmp_path / "c.pth", spec, config=False)
+    size = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40)
+    for name, top_k in (("0.3b", 128), ("0.6b", None), ("1b", 128), ("2b", None)):
+        monkeypatch.setattr(original, "SIZES", {name: size})
+        assert load_original(plain).config.keypoint_loss_top_k is None
+        assert load_original(flat, **known(spec)).config.keypoint_loss_top_k == top_k
+    seg = NARROW["segmentation"]
+    weighted = files.config_text(seg).replace(
+        "type='VitHead'", f"loss_decode=dict(class_weight={[0.5] * 27 + [2]}), type='VitHead'"
+    )
+    torch.save({"meta": {"cfg": weighted}, "state_dict": random_state(seg)}, tmp_path / "d.pth")
+    assert load_original(tmp_path / "d.pth").config.semantic_loss_class_weights == [0.5] * 27 + [2]
+    mae = NARROW["pretraining"]
+    raw = (
+        files.config_text(mae).replace("norm_pix=True", "norm_pix=False").replace("mask_ratio=0.75", "mask_ratio=0.6")
+    )
+    torch.save({"meta": {"cfg": raw}, "state_dict": random_state(mae)}, tmp_path / "e.pth")
+    config = load_original(tmp_path / "e.pth").config
+    assert (config.norm_pix_loss, config.mask_ratio) == (False, 0.6)
+
+
+def test_parse_config():
+    text = (
+        "a = 3\nb = dict(c=a, d=(1, -2.5), e={'f': None, 'g': [True]})\nh = [x for x in b]\n"
+        "i = __import__('os')\nj, k = 1, 2\nl = -a\nm = -'x'\nimport os\n"
+    )
+    parsed = original_readers.parse_config(text)
+    assert parsed["b"] == {"c": 3, "d": [1, -2.5], "e": {"f": None, "g": [True]}}
+    assert (parsed["h"], parsed["i"], parsed["l"], parsed["m"]) == (None, None, -3, None)
+    assert original_readers.parse_config("no python (") == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+def test_arguments(tmp_path, caplog):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["depth"])
+    with pytest.raises(TypeError, match="Did you mean 'num_attention_heads'"):
+        load_original(path, num_atention_heads=3)
+    with pytest.raises(ValueError, match="floating-point"):
+        load_original(path, dtype="int8")
+    with pytest.raises(ValueError, match="floating-point"):
+        load_original(path, dtype="float33")
+    assert load_original(path, dtype="auto").dtype == torch.float32
+    half = load_original(path, torch_dtype="torch.bfloat16", attn_implementation="eager")
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half.config._attn_implementation == "eager"
+    assert load_original(path, device_map={"": "cpu"}).device.type == "cpu"
+    assert load_original(path, device_map="cpu").device.type == "cpu"
+    for spread in ("auto", {"model": "cpu", "head": "cpu"}):
+        with pytest.raises(ValueError, match="needs a converted checkpoint"):
+            load_original(path, device_map=spread)
+    model, info = load_original(path, output_loading_info=True, drop_path_rate=0.25)
+    assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
+    assert model.config.drop_path_rate == 0.25
+    assert not caplog.records
+
+
+def test_a_given_configuration_must_fit(tmp_path):
+    spec = NARROW["pose"]
+    path = files.write_pth(tmp_path / "a.pth", spec)
+    config = load_original(path).config
+    config.drop_path_rate = 0.1
+    config.image_size = [48, 64]
+    model = sapiens_hf.SapiensForPoseEstimation.from_pretrained(path, config=config)
+    assert model.config.drop_path_rate == 0.1
+    assert model.config.image_size == [48, 64]
+    assert config.image_size == [48, 64]
+    config.conv_out_channels = [9, 11]
+    with pytest.raises(ValueError, match="conv_layers.3.weight"):
+        load_original(path, config=config)
+
+
+def test_loaded_model_trains_and_saves(tmp_path):
+    """Weights are the model's own memory, and query, key and value are tensors of their own."""
+    spec = NARROW["normal"]
+    path = files.write_pth(tmp_path / "a.pth", spec)
+    model = load_original(path)
+    attention = model.model.encoder.layers[0].attention
+    pointers = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert len(pointers) == len(list(model.parameters()))
+    assert attention.q_proj.weight.untyped_storage().nbytes() == 40 * 40 * 4
+    path.unlink()
+    model.train()
+    model(torch.randn(1, 3, 96, 64), labels=F.normalize(torch.randn(1, 3, 96, 64), dim=1)).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.save_pretrained(tmp_path / "saved")
+    again = sapiens_hf.SapiensForNormalEstimation.from_pretrained(tmp_path / "saved")
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- places
+def test_is_original_source(tmp_path):
+    spec = NARROW["depth"]
+    pth = files.write_pth(tmp_path / "a.pth", spec)
+    assert is_original_source(pth)
+    assert is_original_source(str(pth))
+    assert is_original_source(tmp_path)
+    assert is_original_source(files.write_safetensors(tmp_path / "b.safetensors", spec))
+    folder = tmp_path / "converted"
+    load_original(pth).save_pretrained(folder)
+    assert not is_original_source(folder)
+    assert not is_original_source(folder / "model.safetensors")
+    (tmp_path / "empty").mkdir()
+    assert not is_original_source(tmp_path / "empty")
+    assert is_original_source("missing.pth")  # so that load_original explains
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"123")
+    assert is_original_source(broken)
+    assert is_original_source("facebook/sapiens-pose-1b")
+    assert is_original_source("facebook/sapiens-seg-foreground-1b-torchscript")
+    assert not is_original_source("someone/sapiens-pose-1b")
+    assert not is_original_source(None)
+    assert not is_original_source({"a": 1})
+
+
+def test_folders(tmp_path):
+    spec = NARROW["depth"]
+    files.write_pth(tmp_path / "a.pth", spec)
+    assert type(load_original(tmp_path)) is sapiens_hf.SapiensForDepthEstimation
+    files.write_pth(tmp_path / "b.pth", replace(spec, outputs=3, padding=2))
+    with pytest.raises(ValueError, match=r"choose one with filename=: \['a.pth', 'b.pth'\]"):
+        load_original(tmp_path)
+    assert load_original(tmp_path, filename="a.pth").config.model_type == "sapiens"
+    with pytest.raises(FileNotFoundError, match="Did you mean 'a.pth'"):
+        load_original(tmp_path, filename="a.pt")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"no file of the original.*notes.txt.*checkpoint file itself"):
+        load_original(tmp_path / "empty")
+    load_original(tmp_path / "a.pth").save_pretrained(tmp_path / "converted")
+    with pytest.raises(FileNotFoundError, match="converted folder: use from_pretrained"):
+        load_original(tmp_path / "converted")
+    with pytest.raises(ValueError, match="use from_pretrained on its folder"):
+        load_original(tmp_path / "converted" / "model.safetensors")
+
+
+def test_missing_files_name_their_repository(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"replaced.*AP_639.pth\. facebook/sapiens-pose-1b on the Hub"):
+        load_original(tmp_path / "sapiens_1b_goliath_best_goliath_AP_640.pth")
+    with pytest.raises(FileNotFoundError, match=r"facebook/sapiens-depth-0.3b.*downloads"):
+        sapiens_hf.SapiensForDepthEstimation.from_pretrained(tmp_path / "sapiens_0.3b_render_people_epoch_100.pth")
+    with pytest.raises(FileNotFoundError, match="Did you mean 'sapiens_2b_epoch_660_clean.pth'"):
+        load_original(tmp_path / "sapiens_2b_epoch_66_clean.pth")
+    with pytest.raises(FileNotFoundError, match="does not exist.$"):
+        load_original(tmp_path / "qqq.pth")
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """Enough of the Hub for downloads: files by (repository, revision, path)."""
+
+    def __init__(self, content, *args):
+        self.content = content
+        super().__init__(*args)
+
+    def do_GET(self, body=True):
+        head, _, tail = self.path.lstrip("/").partition("/resolve/")
+        revision, _, name = tail.partition("/")
+        data = self.content.get((head, revision, name))
+        found = data is not None
+        self.send_response(200 if found else 404)
+        if found:
+            self.send_header("ETag", f'"{len(data):040x}"')
+            self.send_header("X-Repo-Commit", "c" * 40)
+            self.send_header("Content-Length", str(len(data)))
+        else:
+            known = any(repo == head for repo, _, _ in self.content)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+        if found and body:
+            self.wfile.write(data)
+
+    def do_HEAD(self):
+        self.do_GET(body=False)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on the loopback interface; returns the dict of its files."""
+    from huggingface_hub import constants
+
+    content = {}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Hub, content))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield content
+    server.shutdown()
+    server.server_close()
+
+
+def test_hub_repositories(hub, tmp_path, caplog):
+    spec = NARROW["pose"]
+    data = files.write_pth(tmp_path / "a.pth", spec).read_bytes()
+    hub["facebook/sapiens-pose-1b", "main", "sapiens_1b_goliath_best_goliath_AP_639.pth"] = data
+    model = sapiens_hf.SapiensForPoseEstimation.from_pretrained("facebook/sapiens-pose-1b", cache_dir=tmp_path / "own")
+    assert model.config._name_or_path == "facebook/sapiens-pose-1b"
+    assert (tmp_path / "own").exists()
+    folder = "sapiens_host/pose/checkpoints/sapiens_0.3b/"
+    name = "sapiens_0.3b_coco_best_coco_AP_796.pth"
+    hub["noahcao/sapiens-pose-coco", "v1", folder + name] = data
+    assert load_original("noahcao/sapiens-pose-coco", filename=name, revision="v1").config.num_labels == 17
+    hub["someone/else", "main", "mine.pth"] = data
+    assert load_original("someone/else", filename="mine.pth").config.num_labels == 17
+    assert not caplog.records
+    hub["facebook/sapiens-pose-0.3b", "old", "sapiens_0.3b_goliath_best_goliath_AP_575.pth"] = data
+    assert load_original("facebook/sapiens-pose-0.3b", revision="old").config.num_labels == 17
+    assert "AP_575.pth, which Meta replaced" in caplog.text
+
+
+def test_hub_errors(hub, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"no repository facebook/sapiens-seg-1b.*mIoU_7994_epoch_151.pth"):
+        load_original("facebook/sapiens-seg-1b")
+    hub["facebook/sapiens-seg-1b", "main", "README.md"] = b"moved"
+    with pytest.raises(
+        FileNotFoundError, match=r"sapiens-seg-1b \(revision main\) has no sapiens_1b.*renamed.*filename="
+    ):
+        load_original("facebook/sapiens-seg-1b")
+    with pytest.raises(ValueError, match=r"released files are.*AP_796.*Pass filename="):
+        load_original("noahcao/sapiens-pose-coco")
+    with pytest.raises(ValueError, match="Did you mean 'facebook/sapiens-pose-1b'"):
+        load_original("facebok/sapiens-pose-1b")
+    with pytest.raises(OSError, match=r"Cannot reach the Hub for sapiens_1b.*of facebook/sapiens-seg-1b"):
+        load_original("facebook/sapiens-seg-1b", local_files_only=True)
+
+
+def test_hub_failures_of_the_server(hub, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(OSError, match="Cannot download sapiens_1b.*disk full"):
+        load_original("facebook/sapiens-seg-1b")
+    assert issubclass(HfHubHTTPError, OSError)
+
+
+def test_logging_is_quiet_by_default(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_original(files.write_pth(tmp_path / "a.pth", NARROW["pose"]))
+    assert not caplog.records
+    assert (
+        original_sources.released_file("sapiens_2b_epoch_660_clean.pth")[0]["repo"] == "facebook/sapiens-pretrain-2b"
+    )
