@@ -255,6 +255,7 @@ class SapiensMLP(nn.Module):
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.fc2.initial_bias_std = 1e-6
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(hidden_states)))
@@ -324,7 +325,6 @@ class SapiensDenseHead(nn.Module):
 
     def __init__(self, config: SapiensConfig, num_channels: int, hidden_init_std: float | None = None):
         super().__init__()
-        self.hidden_init_std = hidden_init_std
         widths = [config.hidden_size, *config.deconv_out_channels, *config.conv_out_channels]
         num_deconvs = len(config.deconv_out_channels)
         self.deconv_layers = nn.ModuleList(
@@ -342,6 +342,9 @@ class SapiensDenseHead(nn.Module):
         )
         self.dropout = nn.Dropout2d(config.head_dropout2d_prob)
         self.final_conv = nn.Conv2d(widths[-1], num_channels, kernel_size=1)
+        for layer in [*self.deconv_layers, *self.conv_layers]:
+            layer.convolution.initial_std = hidden_init_std
+        self.final_conv.initial_std = hidden_init_std or 0.01
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         for layer in self.deconv_layers:
@@ -389,17 +392,19 @@ class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight, gain=gain)
             if module.bias is not None:
+                init.normal_(module.bias, std=getattr(module, "initial_bias_std", 0.0) * gain)
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            # transformers asks each module for its own parameters only, so the rule sits on the convolution
+            if (conv_std := getattr(module, "initial_std", None)) is not None:
+                init.normal_(module.weight, std=conv_std * gain)
+            else:
+                bound = self._uniform_bound(module) * gain
+                init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, SapiensMLP):
-            init.normal_(module.fc2.bias, std=1e-6 * gain)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, SapiensPatchEmbeddings):
-            fan_in = module.projection.weight[0].numel()
-            bound = gain * (6.0 / (fan_in + module.projection.out_channels)) ** 0.5
-            init.uniform_(module.projection.weight, -bound, bound)
-            init.zeros_(module.projection.bias)
         elif isinstance(module, SapiensEmbeddings):
             if module.cls_token is not None:
                 init.normal_(module.cls_token, std=std)
@@ -407,18 +412,13 @@ class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
                 init.copy_(module.position_embeddings, sincos_position_table(self.config.hidden_size, *size))
             else:
                 init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, SapiensDenseHead):
-            for layer in [*module.deconv_layers, *module.conv_layers]:
-                convolution = layer.convolution
-                if module.hidden_init_std is not None:
-                    init.normal_(convolution.weight, std=module.hidden_init_std * gain)
-                else:  # PyTorch's default: uniform with bound 1 / sqrt(fan_in)
-                    bound = gain * convolution.weight[0].numel() ** -0.5
-                    init.uniform_(convolution.weight, -bound, bound)
-                if convolution.bias is not None:
-                    init.zeros_(convolution.bias)
-            init.normal_(module.final_conv.weight, std=(module.hidden_init_std or 0.01) * gain)
-            init.zeros_(module.final_conv.bias)
+
+    @staticmethod
+    def _uniform_bound(convolution: nn.Conv2d | nn.ConvTranspose2d) -> float:
+        fan_in = convolution.weight[0].numel()
+        if convolution.kernel_size == convolution.stride:  # the patch convolution: Xavier over the flattened kernel
+            return (6.0 / (fan_in + convolution.out_channels)) ** 0.5
+        return fan_in**-0.5
 
     def resize_position_embeddings(self, image_size: list[int] | int, use_cls_token: bool | None = None):
         """Make the position table fit another native image size; drop the class token if `use_cls_token` is False.

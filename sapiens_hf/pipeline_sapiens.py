@@ -239,7 +239,7 @@ class SapiensKeypointDetectionPipeline(Pipeline):
 
 
 def _non_maximum_suppression(corners: np.ndarray, scores: np.ndarray, max_overlap: float) -> np.ndarray:
-    """Indices of the boxes `(N, 4)` xyxy to keep, best first: none overlaps a better kept one by more than `max_overlap`.
+    """Boxes `(N, 4)` xyxy to keep, best first: none overlaps a better kept one by more than `max_overlap`.
 
     Widths count one pixel more than the difference of the corners, as in the original's mmpose nms; torchvision, which
     has the operation, is optional here.

@@ -1,0 +1,136 @@
+# Copyright 2026 The sapiens_hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`sapiens-hf`: parse, call the library, print."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 all well, 1 some images failed, 2 wrong usage or input."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"sapiens-hf {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. What was written so far is complete.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .version import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="sapiens-hf", description="Sapiens: pose, parts, depth and normals of people."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_predict(verbs)
+    _add_info(verbs)
+    return parser
+
+
+def _add_predict(verbs) -> None:
+    verb = verbs.add_parser("predict", help="predict for images and folders, write pictures and data")
+    verb.add_argument("inputs", nargs="+", metavar="INPUT", help="image files and folders (searched recursively)")
+    verb.add_argument("--model", required=True, help="folder, Hub id, or a file in Meta's original format")
+    verb.add_argument(
+        "--task", choices=("pose", "segmentation", "depth", "normal"), help="read from the model if absent"
+    )
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and data")
+    verb.add_argument("--overwrite", action="store_true", help="replace results of an earlier run")
+    verb.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best one by default")
+    verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    verb.add_argument("--batch-size", type=int, default=1, help="images, or person crops, per forward pass")
+    verb.add_argument(
+        "--resize", default="two_step", choices=("two_step", "direct"), help="two_step is the original's"
+    )
+    verb.add_argument(
+        "--boxes", metavar="FILE", help='person boxes: {"name.jpg": [[x, y, width, height], ...]} or COCO'
+    )
+    verb.add_argument("--detector", help='transformers object-detection model that finds people, or "default"')
+    verb.add_argument("--threshold", type=float, help="leave out keypoints whose score is not above it")
+    verb.add_argument("--flip-test", action="store_true", help="average the pose with that of the mirrored crop")
+    verb.add_argument("--mask-model", help="segmentation model: mask the background of depth and normals")
+    verb.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from tqdm.auto import tqdm
+
+    from . import prediction
+
+    start = time.perf_counter()
+    pose = {"detector": options.detector, "threshold": options.threshold, "flip_test": options.flip_test or None}
+    predictor = _make_predictor(
+        options.model, options.task, options, **{k: v for k, v in pose.items() if v is not None}
+    )
+    mask_predictor = _make_predictor(options.mask_model, "segmentation", options) if options.mask_model else None
+    loading = time.perf_counter() - start
+    report = prediction.predict_folder(
+        predictor,
+        options.inputs,
+        options.output,
+        prediction.read_boxes(options.boxes) if options.boxes else None,
+        mask_predictor,
+        options.overwrite,
+        lambda results, total: tqdm(results, total=total, unit="image", desc=predictor.task),
+    )
+    done = report.num_images - len(report.failed)
+    print(
+        f"{done} of {report.num_images} images, {len(report.written)} files in {options.output}; "
+        f"model loaded in {loading:.1f} s, prediction {report.seconds:.1f} s, peak memory {_peak_memory_gb():.1f} GB"
+    )
+    for path, reason in report.failed.items():
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _make_predictor(model_source: str, task: str | None, options: argparse.Namespace, **pose):
+    from . import prediction
+
+    model, processor = prediction.load_model(model_source, task, options.dtype)
+    return prediction.Predictor(model, processor, options.device, options.batch_size, options.resize, **pose)
+
+
+def _add_info(verbs) -> None:
+    verb = verbs.add_parser("info", help="say what a model is")
+    verb.add_argument("model", metavar="MODEL", help="folder, Hub id, or a file in Meta's original format")
+    verb.set_defaults(run=_info)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .prediction import describe_model
+
+    for name, value in describe_model(options.model).items():
+        print(f"{name + ':':32}{value}")
+    return 0
+
+
+def _peak_memory_gb() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(main())
