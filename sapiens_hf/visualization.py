@@ -41,6 +41,7 @@ LEGEND_LETTERS, CAPTION_LETTERS = 0.024, 0.034
 POINT_RADIUS_OF_PERSON = 0.011
 # Point radius by group, relative to the body's: 238 face points at full size would hide the face.
 GROUP_SIZES = {"face": 0.38, "left_hand": 0.55, "right_hand": 0.55, "extra": 0.6}
+BAND_ROWS = 48
 LINK_THICKNESS = 1.0  # relative to the point radius
 
 
@@ -261,22 +262,31 @@ def _stroke(
 ) -> None:
     """Blend a line with round ends, or a disc if start is end, into the canvas, with smooth edges at any size.
 
-    A pixel is covered as far as its centre lies inside the outline, over a border of one pixel.
+    A pixel is covered as far as its centre lies inside the outline, over a border of one pixel. Rows are done in
+    bands, each as wide as the line is there, so that a long diagonal costs its length and not its bounding box.
     """
     height, width = canvas.shape[:2]
-    left, top = np.maximum(np.floor(np.minimum(start, end) - radius - 1), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(np.maximum(start, end) + radius + 2), (width, height)).astype(int)
-    if left >= right or top >= bottom:
-        return
-    x = np.arange(left, right, dtype=np.float32) - np.float32(start[0])
-    y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(start[1])
-    along_x, along_y = (end - start).astype(np.float32)
-    # Foot of the perpendicular from each pixel onto the line, as a share of the line's length.
-    foot = ((x * along_x + y * along_y) / max(along_x**2 + along_y**2, np.float32(1e-12))).clip(0, 1)
-    distance = np.hypot(x - foot * along_x, y - foot * along_y)
-    cover = (np.float32(radius + 0.5) - distance).clip(0, 1)[..., None] * np.float32(opacity)
-    window = canvas[top:bottom, left:right]
-    window[:] = np.rint(window + cover * (np.array(color, dtype=np.float32) - window))
+    reach, along = radius + 1, end - start
+    top = max(int(np.floor(min(start[1], end[1]) - reach)), 0)
+    bottom = min(int(np.ceil(max(start[1], end[1]) + reach)) + 1, height)
+    for y_min in range(top, bottom, BAND_ROWS):
+        y_max = min(y_min + BAND_ROWS, bottom)
+        # Shares of the line's length between which it comes within reach of this band.
+        rows = np.array([y_min - reach, y_max + reach])
+        shares = ((rows - start[1]) / along[1]).clip(0, 1) if along[1] else np.array([0, 1])
+        columns = start[0] + shares * along[0]
+        x_min, x_max = max(int(columns.min() - reach), 0), min(int(columns.max() + reach) + 2, width)
+        if x_min >= x_max:
+            continue
+        x = np.arange(x_min, x_max, dtype=np.float32) - np.float32(start[0])
+        y = np.arange(y_min, y_max, dtype=np.float32)[:, None] - np.float32(start[1])
+        along_x, along_y = along.astype(np.float32)
+        # Foot of the perpendicular from each pixel onto the line, as a share of its length.
+        foot = ((x * along_x + y * along_y) / max(along_x**2 + along_y**2, np.float32(1e-12))).clip(0, 1)
+        distance = np.hypot(x - foot * along_x, y - foot * along_y)
+        cover = (np.float32(radius + 0.5) - distance).clip(0, 1)[..., None] * np.float32(opacity)
+        window = canvas[y_min:y_max, x_min:x_max]
+        window[:] = np.rint(window + cover * (np.array(color, dtype=np.float32) - window))
 
 
 def _append_legend(picture: Image.Image, entries: list[tuple[str, Color]]) -> Image.Image:

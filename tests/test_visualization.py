@@ -213,6 +213,30 @@ def test_sizes_follow_the_picture_and_the_person(person):
     assert 60 < disc(3, radius=4) < 90
 
 
+@pytest.mark.parametrize("radius", [0.4, 3.0, 60.0])
+def test_strokes_cover_what_lies_within_their_outline(radius):
+    """Against every pixel's distance: to the line's nearer end, or straight onto it between its ends."""
+    ends = np.random.default_rng(3).uniform(-90, 320, (12, 2, 2))
+    ends[0, :, 0], ends[1, :, 1], ends[2, 1] = 100.5, 70.25, ends[2, 0]  # upright, level, a point
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    for start, end in ends:
+        canvas = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+        visualization._stroke(canvas, start, end, radius, (255, 100, 0), 0.8)
+        to_pixels = np.stack([columns, rows], axis=-1) - start
+        length = max(np.hypot(*(end - start)), 1e-9)
+        direction = (end - start) / length
+        along = to_pixels @ direction
+        aside = np.abs(to_pixels[..., 0] * direction[1] - to_pixels[..., 1] * direction[0])
+        ends_only = np.minimum(
+            np.hypot(columns - start[0], rows - start[1]), np.hypot(columns - end[0], rows - end[1])
+        )
+        distance = np.where((along > 0) & (along < length), aside, ends_only)
+        cover = 0.8 * (radius + 0.5 - distance).clip(0, 1)
+        np.testing.assert_allclose(canvas[..., 0], 255 * cover, atol=0.51)
+        np.testing.assert_allclose(canvas[..., 1], 100 * cover, atol=0.51)
+        assert not canvas[..., 2].any()
+
+
 def test_faces_and_hands_get_smaller_points(photo):
     goliath = keypoint_set("goliath")
 
