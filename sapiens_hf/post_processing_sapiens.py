@@ -21,6 +21,7 @@ differ visibly in label maps.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,10 +32,13 @@ from transformers.image_processing_outputs import SemanticSegmentationPostProces
 from .heatmaps_sapiens import boxes_to_crops, crop_to_image, decode_heatmaps, validate_boxes
 
 RESIZE_MODES = ("two_step", "direct")
-# Limits that keep label maps of any photo within 200 MB: bytes of one band of half-resized logits, and elements of one
-# line of it, which also keeps every operation below the size at which torch would split it over threads.
-BAND_BYTES = 48 * 2**20
+# A band of a label map on the CPU: bytes of its half-resized logits, so that labels of any photo take little memory, and
+# elements of one line of it: torch splits operations above 32768 elements over its threads, see below.
+BAND_BYTES = 24 * 2**20
 LINE_ELEMENTS = 2**15
+# Columns of labels that are collected before they are transposed into place.
+COLUMN_BLOCK = 64
+
 
 Size = tuple[int, int]
 Taps = tuple[Tensor, Tensor, Tensor]
@@ -296,108 +300,127 @@ def _resize(maps: Tensor, chain: Sequence[Size]) -> Tensor:
 
 
 def _label_map(logits: Tensor, chain: Sequence[Size]) -> Tensor:
-    """Index of the largest of the resized logits (num_labels, height, width), as int64 (height, width), in little
-    memory.
+    """Index of the largest of the resized logits (num_labels, height, width), as int64 (height, width).
 
-    The image is made in bands of rows. Bilinear resizing is separable, so a band takes its rows from the logits first,
-    and then its columns. On the CPU, where torch spends most of its time in an argmax over the outermost dimension,
-    columns are made one at a time and reduced while they are in the cache; elsewhere whole bands are resized and
-    reduced.
+    On the CPU torch spends most of its time in the argmax over the outermost dimension, hence a way of its own for it.
     """
     if not chain:
         return logits.argmax(dim=0)
-    logits = logits.float()
-    num_labels, _, logits_width = logits.shape
-    height, width = chain[-1]
-    # A sum is finite only if every logit is; infinities have to meet zero weights exactly as torch's own resize lets
-    # them.
-    in_columns = logits.device.type == "cpu" and bool(logits.sum().isfinite())
-    widest = logits_width if in_columns else max(logits_width, *(size[1] for size in chain))
-    rows = max(1, min(LINE_ELEMENTS // num_labels if in_columns else height, BAND_BYTES // (4 * num_labels * widest)))
-    labels = torch.empty(height, width, dtype=torch.int64, device=logits.device)
-    row_taps = _chain_taps(logits.shape[1], [size[0] for size in chain], logits.device)
-    column_sizes = [size[1] for size in chain]
-    for start in range(0, height, rows):
-        band = labels[start : start + rows]
-        if in_columns:
-            _label_columns(_band_rows(logits, row_taps, start, len(band), transpose=True), column_sizes, band)
-        else:
-            maps = _band_rows(logits, row_taps, start, len(band), transpose=False)
-            torch.argmax(_resize(maps, [(len(band), size) for size in column_sizes]), dim=0, out=band)
+    # A sum is finite only if every logit is. Others have to meet weights exactly as in torch's own resize.
+    if logits.device.type == "cpu" and bool(logits.float().sum().isfinite()):
+        return _label_map_by_columns(logits, chain)
+    return _label_map_by_labels(logits, chain)
+
+
+def _label_map_by_labels(logits: Tensor, chain: Sequence[Size]) -> Tensor:
+    """Resize one label's logits after the other, and remember the best so far."""
+    best = _resize(logits[:1], chain)[0]
+    labels = torch.zeros(chain[-1], dtype=torch.int64, device=logits.device)
+    for label in range(1, len(logits)):
+        scores = _resize(logits[label : label + 1], chain)[0]
+        # As argmax: the first of equal scores stays, and the first NaN beats every number.
+        labels.masked_fill_(~(scores <= best) & ~best.isnan(), label)
+        torch.maximum(best, scores, out=best)
     return labels
 
 
-def _linear_taps(length: int, new_length: int, device: torch.device) -> Taps:
+def _label_map_by_columns(logits: Tensor, chain: Sequence[Size]) -> Tensor:
+    """Resize a band of rows along the height, then make its columns one at a time and reduce them in the cache."""
+    num_labels, logits_height, logits_width = logits.shape
+    height, width = chain[-1]
+    rows = max(1, min(LINE_ELEMENTS // num_labels, BAND_BYTES // (4 * num_labels * logits_width), height))
+    row_taps = _chain_taps(logits_height, [size[0] for size in chain])
+    column_taps = _chain_taps(logits_width, [size[1] for size in chain])
+    labels = torch.empty(height, width, dtype=torch.int64)
+    band = torch.empty(num_labels, logits_width, rows)
+    # Torch's own threads would meet after each of these small operations; whole runs of them are shared out instead.
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers) as pool:
+
+        def share_out(work: Callable[[int, int], None], count: int) -> None:
+            bounds = [count * worker // workers for worker in range(workers + 1)]
+            list((pool.map if workers > 1 else map)(work, bounds[:-1], bounds[1:]))
+
+        for start in range(0, height, rows):
+            band = band[:, :, : height - start]
+            share_out(partial(_resize_rows, logits, row_taps, start, band), num_labels)
+            share_out(partial(_label_columns, band, column_taps, labels[start : start + rows]), width)
+    return labels
+
+
+def _linear_taps(length: int, new_length: int) -> Taps:
     """For each of the new pixels: the two old ones it lies between and the share of the second.
 
     Pixel borders are aligned (align_corners=False), and the arithmetic is torch's own in single precision, so that
     weights agree to the last bit.
     """
-    scale = torch.tensor(length / new_length, dtype=torch.float32, device=device)
-    place = ((torch.arange(new_length, dtype=torch.float32, device=device) + 0.5) * scale - 0.5).clamp(min=0)
+    scale = torch.tensor(length / new_length, dtype=torch.float32)
+    place = ((torch.arange(new_length, dtype=torch.float32) + 0.5) * scale - 0.5).clamp(min=0)
     first = place.long().clamp(max=length - 1)
     return first, (first + 1).clamp(max=length - 1), (place - first).clamp(max=1)
 
 
-def _chain_taps(length: int, new_lengths: Sequence[int], device: torch.device) -> list[Taps]:
+def _chain_taps(length: int, new_lengths: Sequence[int]) -> list[Taps]:
     taps = []
     for new_length in new_lengths:
-        taps.append(_linear_taps(length, new_length, device))
+        taps.append(_linear_taps(length, new_length))
         length = new_length
     return taps
 
 
-def _band_rows(logits: Tensor, taps: list[Taps], start: int, count: int, transpose: bool) -> Tensor:
-    """Rows from `start` of the logits resized along the height: (num_labels, count, w) or (num_labels, w, count)."""
-    first, second, share = (t[start : start + count] for t in taps[-1])
-    steps = [(first, second, share)]
-    for earlier in reversed(taps[:-1]):  # only the rows of the middle size that this band needs
+@torch.no_grad()
+def _resize_rows(logits: Tensor, taps: list[Taps], start: int, band: Tensor, begin: int, end: int) -> None:
+    """Resize labels `begin` to `end` along the height; the rows from `start` on go to band (num_labels, w, rows)."""
+    width, rows = band.shape[1:]
+    block = max(1, LINE_ELEMENTS // width)
+    blocks = [(at, _block_steps(taps, start + at, min(block, rows - at))) for at in range(0, rows, block)]
+    scratch = torch.empty(rows, width)
+    for label in range(begin, end):
+        source = logits[label].float()
+        for at, steps in blocks:
+            part = source
+            for first, second, share in steps[:-1]:
+                part = torch.lerp(part.index_select(0, first), part.index_select(0, second), share[:, None])
+            first, second, share = steps[-1]
+            to = scratch[at : at + len(share)]
+            torch.lerp(part.index_select(0, first), part.index_select(0, second), share[:, None], out=to)
+        band[label] = scratch.T
+
+
+def _block_steps(taps: list[Taps], start: int, count: int) -> list[Taps]:
+    """The taps for `count` rows of the last size, over just the rows of earlier sizes that they need."""
+    steps: list[Taps] = []
+    low, high = start, start + count
+    for first, second, share in reversed(taps):
+        first, second, share = first[low:high], second[low:high], share[low:high]
         low, high = int(first.min()), int(second.max()) + 1
-        steps[0] = (first - low, second - low, share)
-        first, second, share = (t[low:high] for t in earlier)
-        steps.insert(0, (first, second, share))
-    num_labels, _, width = logits.shape
-    band = logits.new_empty((num_labels, width, count) if transpose else (num_labels, count, width))
-    for channel in range(num_labels):  # one label at a time stays in the cache
-        rows = logits[channel]
-        for first, second, share in steps:
-            rows = rows.index_select(0, first) * (1 - share[:, None]) + rows.index_select(0, second) * share[:, None]
-        band[channel].copy_(rows.T if transpose else rows)
-    return band
+        steps.insert(0, (first - low, second - low, share))
+    first, second, share = steps[0]
+    steps[0] = (first + low, second + low, share)  # the rows of the logits themselves are all there
+    return steps
 
 
-def _label_columns(band: Tensor, widths: Sequence[int], labels: Tensor) -> None:
-    """Resize (num_labels, width, rows) along the width; the index of the largest goes to labels (rows, new_width)."""
-    num_labels, width, rows = band.shape
-    taps = [(a.tolist(), b.tolist(), share.tolist()) for a, b, share in _chain_taps(width, widths, band.device)]
-    # With n labels, label i is written as n - i: the largest code among equal logits is then that of the first label.
-    codes_per_label = torch.arange(num_labels, 0, -1, dtype=band.dtype)[:, None]
-    codes = band.new_empty(widths[-1], rows)
-
-    def columns(begin: int, end: int) -> None:
-        read: Callable[[int], Tensor] = lambda column: band[:, column]  # noqa: E731
-        for step in taps[:-1]:
-            read = _column_reader(read, step, band.new_empty(2, num_labels, rows))
-        first, second, share = taps[-1]
-        logits, winner = band.new_empty(2, num_labels, rows), band.new_empty(rows)
-        with torch.no_grad():
-            for column in range(begin, end):
-                torch.lerp(read(first[column]), read(second[column]), share[column], out=logits[0])
-                torch.amax(logits[0], dim=0, out=winner)
-                torch.eq(logits[0], winner, out=logits[1])
-                logits[1].mul_(codes_per_label)
-                torch.amax(logits[1], dim=0, out=codes[column])
-
-    # Operations on single columns are too small for torch's own threads, so columns are shared out among as many.
-    workers = min(torch.get_num_threads(), widths[-1])
-    if workers == 1:
-        columns(0, widths[-1])
-    else:
-        bounds = [widths[-1] * worker // workers for worker in range(workers + 1)]
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(columns, bounds[:-1], bounds[1:]))
-    small = codes.neg_().add_(num_labels).to(torch.int16)
-    labels.copy_(small.T.contiguous())
+@torch.no_grad()
+def _label_columns(band: Tensor, taps: list[Taps], labels: Tensor, begin: int, end: int) -> None:
+    """Resize band (num_labels, w, rows) along the width and write the winners into columns of labels (rows, width)."""
+    num_labels, _, rows = band.shape
+    read: Callable[[int], Tensor] = lambda column: band[:, column]  # noqa: E731
+    *earlier, (first, second, share) = [(a.tolist(), b.tolist(), s.tolist()) for a, b, s in taps]
+    for step in earlier:
+        read = _column_reader(read, step, torch.empty(2, num_labels, rows))
+    # Written as num_labels minus label, the largest code among equal logits is that of the first label, as in argmax.
+    codes_per_label = torch.arange(num_labels, 0, -1, dtype=torch.float32)[:, None]
+    logits, wins, winner = torch.empty(num_labels, rows), torch.empty(num_labels, rows), torch.empty(rows)
+    codes = torch.empty(COLUMN_BLOCK, rows)
+    for at in range(begin, end, COLUMN_BLOCK):
+        columns = range(at, min(at + COLUMN_BLOCK, end))
+        for column, code in zip(columns, codes):
+            torch.lerp(read(first[column]), read(second[column]), share[column], out=logits)
+            torch.amax(logits, dim=0, out=winner)
+            torch.eq(logits, winner, out=wins)  # as 0.0 and 1.0, several times faster than as booleans
+            wins.mul_(codes_per_label)
+            torch.amax(wins, dim=0, out=code)
+        labels[:, at : columns.stop] = (num_labels - codes[: len(columns)]).T
 
 
 def _column_reader(
