@@ -19,7 +19,14 @@ import torch
 import torch.nn.functional as F
 
 import sapiens_hf
-from sapiens_hf.original import CLASS_TASKS, find_original, load_original, read_original, to_original_state_dict
+from sapiens_hf.original import (
+    CLASS_TASKS,
+    find_original,
+    load_original,
+    original_config,
+    read_original,
+    to_original_state_dict,
+)
 
 from .recipes import format_table
 
@@ -188,15 +195,25 @@ def compare_weights(model: Any, path: Path) -> list[Comparison]:
 
 
 @torch.no_grad()
-def compare_outputs(model: Any, path: Path, seed: int = 0) -> list[Comparison]:
+def compare_outputs(model: Any, path: Path, seed: int = 0, **config_overrides: Any) -> list[Comparison]:
     """Features and head of the model against `original_outputs`, on a random image of the model's own size.
+
+    The padding of the patch convolution is the one that the file (or its recipe) tells, not the model's.
 
     Args:
         model: A Sapiens model that was made from the file.
         path: The original file.
         seed: Of the random image (and of the masking noise, for pretraining).
+        **config_overrides: What the caller told `load_original`.
+
+    Raises:
+        ValueError: The model has another number of attention heads than the file says.
     """
     config, task = model.config, CLASS_TASKS[type(model).__name__]
+    given = {name: getattr(config, name) for name in ("num_attention_heads", "image_size", "num_labels")}
+    if task == "pretraining":
+        given["decoder_num_attention_heads"] = config.decoder_num_attention_heads
+    told = original_config(path, task=task, **given | config_overrides)
     generator = torch.Generator().manual_seed(seed)
     pixel_values = torch.randn(1, 3, *config.image_size, generator=generator)
     noise = torch.rand(1, config.grid_size[0] * config.grid_size[1], generator=generator)
@@ -211,9 +228,9 @@ def compare_outputs(model: Any, path: Path, seed: int = 0) -> list[Comparison]:
     theirs = original_outputs(
         weights,
         pixel_values,
-        num_attention_heads=config.num_attention_heads,
-        patch_padding=config.patch_embeddings_padding,
-        decoder_num_attention_heads=config.decoder_num_attention_heads,
+        num_attention_heads=told.num_attention_heads,
+        patch_padding=told.patch_embeddings_padding,
+        decoder_num_attention_heads=told.decoder_num_attention_heads,
         noise=noise if task == "pretraining" else None,
     )
     model = model.float().eval()
@@ -273,7 +290,7 @@ def verify(
     else:
         architecture = sapiens_hf.SapiensConfig.from_pretrained(target).architectures[0]
         model = getattr(sapiens_hf, architecture).from_pretrained(target).eval()
-    return [*compare_weights(model, path), *compare_outputs(model, path)]
+    return [*compare_weights(model, path), *compare_outputs(model, path, **config_overrides)]
 
 
 def verdict_table(comparisons: list[Comparison]) -> str:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from original_files import NARROW, OriginalNet, random_state
 
 import sapiens_hf
-from sapiens_hf import original, original_keys, original_readers, original_sources
+from sapiens_hf import original, original_keys, original_network, original_readers, original_sources
 from sapiens_hf.original import is_original_source, load_original, read_original, to_original_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -479,6 +479,10 @@ def test_wrong_heads_are_refused(tmp_path):
     assert load_original(path, image_size=[96, 64]).config.num_attention_heads == 16
     with pytest.raises(ValueError, match="released network of width 1024"):
         load_original(path, image_size=[96, 64], num_attention_heads=8)
+    masked = files.write_pth(tmp_path / "d.pth", NARROW["pretraining"])
+    with pytest.raises(ValueError, match="2 attention heads in its decoder"):
+        load_original(masked, decoder_num_attention_heads=4)
+    assert load_original(masked, decoder_num_attention_heads=2).config.decoder_num_attention_heads == 2
     flat = files.write_pth(tmp_path / "c.pth", NARROW["pose"], config=False)
     with pytest.raises(ValueError, match=r"pose checkpoint .*multiple of num_attention_heads \(7\)"):
         load_original(flat, num_attention_heads=7, image_size=[96, 64])
@@ -721,7 +725,7 @@ def test_losses_from_text_or_release(tmp_path, monkeypatch):
     flat = files.write_pth(tmp_path / "c.pth", spec, config=False)
     size = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40)
     for name, top_k in (("0.3b", 128), ("0.6b", None), ("1b", 128), ("2b", None)):
-        monkeypatch.setattr(original, "SIZES", {name: size})
+        monkeypatch.setattr(original_network, "SIZES", {name: size})
         assert load_original(plain).config.keypoint_loss_top_k is None
         assert load_original(flat, **known(spec)).config.keypoint_loss_top_k == top_k
     seg = NARROW["segmentation"]
@@ -760,7 +764,7 @@ def test_arguments(tmp_path, caplog):
     with pytest.raises(ValueError, match="floating-point"):
         load_original(path, dtype="float33")
     assert load_original(path, dtype="auto").dtype == torch.float32
-    half = load_original(path, torch_dtype="torch.bfloat16", attn_implementation="eager")
+    half = load_original(path, torch_dtype="torch.bfloat16", attn_implementation="eager", low_cpu_mem_usage=True)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half.config._attn_implementation == "eager"
     assert load_original(path, device_map={"": "cpu"}).device.type == "cpu"
