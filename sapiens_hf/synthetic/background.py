@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -13,7 +14,7 @@ from .scene import Light
 from .wardrobe import to_linear
 
 
-MAX_SIDE_PX = 448  # larger backgrounds are computed at this size and enlarged: they are out of focus anyway
+MAX_SIDE_PX = 384  # larger backgrounds are computed at this size and enlarged: they are out of focus anyway
 KINDS = {"room": 0.4, "outdoors": 0.3, "studio": 0.1, "shapes": 0.2}
 Blocked = Callable[[np.ndarray], np.ndarray]
 
@@ -51,19 +52,26 @@ def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(channel.resize(size, how)) for channel in channels], axis=-1)
 
 
-def _paint(rng: np.random.Generator, low: float = 60, high: float = 235, spread: float = 28) -> np.ndarray:
+def _paint(rng: np.random.Generator, low: float = 60, high: float = 235, spread: float = 22) -> np.ndarray:
     """A muted paint, linear."""
     return to_linear((rng.uniform(low, high) + rng.normal(0, spread, size=3)).clip(8, 250))
 
 
+@cache
+def _noise_bank() -> np.ndarray:
+    """Noise that surfaces share, (num, side, side); the same in every process."""
+    rng = np.random.default_rng(0)
+    return np.stack([image_noise(rng, 256, 256, cells, 6) for cells in (3, 4, 5, 6, 8, 10, 12, 16)])
+
+
 def _texture(rng: np.random.Generator, kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """A surface's pattern at surface coordinates in metres: (num, 3) linear."""
-    size = 256
-    noise = image_noise(rng, size, size, rng.uniform(3, 12), 6)
+    noise = _noise_bank()[rng.integers(len(_noise_bank()))]
+    size = len(noise)
     period = rng.uniform(1.5, 4)
 
     def look_up(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return noise[(y / period * size).astype(np.int64) % size, (x / period * size).astype(np.int64) % size]
+        return noise[(y * (size / period)).astype(np.int32) % size, (x * (size / period)).astype(np.int32) % size]
 
     first, second = _paint(rng), _paint(rng)
     grain = look_up(u, v)
@@ -162,10 +170,10 @@ def _outdoors(rng: np.random.Generator, camera: Camera, light: Light, blocked: B
     gray = rng.random()
     sky_high, sky_low = (gray * color.mean() + (1 - gray) * color for color in (sky_high, sky_low))
     blend = smoothstep(0.0, 0.6, elevation)[:, None]
-    clouds = smoothstep(0.45, 0.75, image_noise(rng, height, width, rng.uniform(2, 7), 5)).reshape(-1, 1)
+    clouds = smoothstep(0.45, 0.75, image_noise(rng, height, width, rng.uniform(2, 7), 4)).reshape(-1, 1)
     color = (sky_low + (sky_high - sky_low) * blend) * (1 - 0.6 * clouds) + 0.6 * clouds
     color = color * rng.uniform(0.8, 1.5)
-    for layer in range(rng.integers(1, 4)):
+    for layer in range(rng.integers(1, 3)):
         count = 256
         profile = np.repeat(rng.uniform(0.02, 0.4 - 0.08 * layer, size=count), rng.integers(3, 18))
         if rng.random() < 0.5:  # trees: rough tops
@@ -173,9 +181,9 @@ def _outdoors(rng: np.random.Generator, camera: Camera, light: Light, blocked: B
         top = profile[((azimuth / (2 * np.pi) + 0.5) * 2048).astype(np.int64) % len(profile)]
         below = elevation < top
         block = ((azimuth / (2 * np.pi) + 0.5) * 2048 // rng.integers(6, 24)).astype(np.int64) % 64
-        shades = np.stack([_paint(rng, 40, 190) for _ in range(64)])[block[below]]
+        shades = np.take(to_linear((rng.uniform(40, 190, (64, 1)) + rng.normal(0, 20, (64, 3))).clip(8, 250)), block[below], axis=0)
         cells = (np.sin(azimuth[below] * rng.uniform(150, 400)) > 0.2) & (np.sin(elevation[below] * rng.uniform(120, 300)) > 0)
-        rough = image_noise(rng, height, width, rng.uniform(20, 70), 4).reshape(-1)[below]
+        rough = image_noise(rng, height, width, rng.uniform(20, 70), 3).reshape(-1)[below]
         color[below] = shades * (0.5 + rough)[:, None] * (1 - 0.4 * cells * (rng.random() < 0.6))[:, None] * light.sky
     ground = directions[:, 2] < -1e-3
     distance = camera.position[2] / -directions[ground, 2]
@@ -183,7 +191,7 @@ def _outdoors(rng: np.random.Generator, camera: Camera, light: Light, blocked: B
     kind = str(rng.choice(["plaster", "tiles", "planks"], p=[0.6, 0.3, 0.1]))
     paint = _texture(rng, kind, points[:, 0], points[:, 1])
     if rng.random() < 0.35:  # grass
-        paint = paint.mean(1, keepdims=True) * to_linear([120, 160, 70]) * 4
+        paint = paint.mean(1, keepdims=True) * to_linear([120, 150, 80]) * 2.6
     haze = np.exp(-distance / 30)[:, None]
     color[ground] = _lit_ground(paint, points, light, blocked) * haze + (1 - haze) * sky_low * light.sky
     return color.reshape(height, width, 3)

@@ -86,7 +86,9 @@ class SyntheticHumans:
 
     def _draw(self, rng: np.random.Generator) -> Sample | None:
         height, width = self.size
-        people = [sample_person(rng) for _ in range(rng.integers(self.people[0], self.people[1] + 1))]
+        counts = np.arange(self.people[0], self.people[1] + 1)
+        count = rng.choice(counts, p=(1 / counts) / (1 / counts).sum())  # small groups are the common ones
+        people = [sample_person(rng) for _ in range(count)]
         standing = pose_people(people)
         _, camera = sample_camera(rng, standing[0][0], height, width, self.framings)
         places = place_people(rng, camera, len(people))

@@ -134,12 +134,17 @@ def sample_pose(rng: np.random.Generator, names: tuple[str, ...] | None = None) 
     return name, pose.clip(*LIMITS.T)
 
 
-def rotation(axis: np.ndarray, angle_deg: np.ndarray) -> np.ndarray:
-    """Rotation matrices (num, 3, 3) about one axis by angles (num,)."""
-    x, y, z = np.asarray(axis, dtype=np.float64) / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.radians(np.asarray(angle_deg, dtype=np.float64))[:, None, None]
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+def rotation(axes: np.ndarray, angles_deg: np.ndarray) -> np.ndarray:
+    """Rotation matrices (..., 3, 3) about axes (..., 3) of any length by angles (...) that broadcast with them."""
+    axes = np.asarray(axes, dtype=np.float64)
+    x, y, z = np.moveaxis(axes / np.linalg.norm(axes, axis=-1, keepdims=True), -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
+    angles = np.radians(np.asarray(angles_deg, dtype=np.float64))[..., None, None]
+    return np.eye(3) + np.sin(angles) * cross + (1 - np.cos(angles)) * (cross @ cross)
+
+
+Turn = tuple[np.ndarray, np.ndarray]  # an axis (3,) and angles (num_people,) in degrees
 
 
 def joint_rotations(poses: np.ndarray, bones: dict[str, int], heads: np.ndarray) -> dict[str, np.ndarray]:
@@ -154,35 +159,44 @@ def joint_rotations(poses: np.ndarray, bones: dict[str, int], heads: np.ndarray)
         For each bone that turns, (num_people, 3, 3).
     """
     value = {name: poses[:, index] for name, index in _COLUMN.items()}
-    result: dict[str, np.ndarray] = {}
+    turns: dict[str, list[Turn]] = {}
     front, side_axis, up = np.array([0.0, 1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1])
     for chain, prefix in (
         (("spine05", "spine04", "spine03", "spine02", "spine01"), "spine"),
         (("neck01", "neck02", "neck03", "head"), "neck"),
     ):
-        share = 1 / len(chain)
-        turn = rotation(up, value[f"{prefix}_twist"] * share)
-        turn = rotation(side_axis, value[f"{prefix}_bend"] * share) @ turn
-        turn = rotation(front, value[f"{prefix}_side"] * share) @ turn
-        result |= dict.fromkeys(chain, turn)
+        axes = ((front, "side"), (side_axis, "bend"), (up, "twist"))
+        shared = [(axis, value[f"{prefix}_{name}"] / len(chain)) for axis, name in axes]
+        turns |= dict.fromkeys(chain, shared)
     for side, letter in zip(SIDES, "LR", strict=True):
-        mirror = np.array([1.0, -1, -1]) if side == "right" else np.ones(3)
         own = {name.removeprefix(f"{side}_"): angle for name, angle in value.items() if name.startswith(side)}
-        result |= _limb_rotations(own, letter, mirror, bones, heads)
+        mirror = np.array([1.0, -1, -1]) if side == "right" else np.ones(3)
+        for bone, list_of_turns in _limb_turns(own, letter, bones, heads).items():
+            turns[f"{bone}.{letter}"] = [(axis * mirror, angle) for axis, angle in list_of_turns]
+    flat = [turn for list_of_turns in turns.values() for turn in list_of_turns]
+    matrices = rotation(np.stack([axis for axis, _ in flat])[:, None], np.stack([angle for _, angle in flat]))
+    result = {}
+    position = 0
+    for bone, list_of_turns in turns.items():
+        matrix = matrices[position]
+        for later in range(position + 1, position + len(list_of_turns)):
+            matrix = matrix @ matrices[later]
+        result[bone] = matrix
+        position += len(list_of_turns)
     return result
 
 
-def _limb_rotations(
-    own: dict[str, np.ndarray], letter: str, mirror: np.ndarray, bones: dict[str, int], heads: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The rotations of one side. Axes are those of the left side; `mirror` reflects them (they are axial vectors)."""
+def _limb_turns(
+    own: dict[str, np.ndarray], letter: str, bones: dict[str, int], heads: np.ndarray
+) -> dict[str, list[Turn]]:
+    """The turns of one side's bones, the last of a list applied first. All axes are those of the left side.
+
+    The right side's are their mirror images: `joint_rotations` reflects the axes, which are axial vectors.
+    """
     flip = np.array([-1.0, 1, 1]) if letter == "R" else np.ones(3)
 
     def head(bone: str) -> np.ndarray:
         return heads[bones[f"{bone}.{letter}"]] * flip
-
-    def turn(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-        return rotation(np.asarray(axis) * mirror, angle)
 
     def unit(vector: np.ndarray) -> np.ndarray:
         return vector / np.linalg.norm(vector)
@@ -194,38 +208,39 @@ def _limb_rotations(
     x, y = np.array([1.0, 0, 0]), np.array([0.0, 1, 0])
     abduction = own["shoulder_abduction"]
     lift = np.maximum(abduction, own["shoulder_flexion"]).clip(60, None) * 0.22 - 13.2  # the shoulder blade helps
-    hang = turn(y, np.full(len(abduction), rest_abduction))
-    arm = turn(x, -own["shoulder_flexion"]) @ turn(y, lift - abduction) @ hang
-    thigh = turn(x, -own["hip_flexion"]) @ turn(y, -own["hip_abduction"])
     leg = head("foot") - head("lowerleg01")
     across = unit(head("finger5-1") - head("finger2-1"))
-    palm = unit(head("finger3-1") - head("wrist"))
-    normal = np.cross(palm, across)
-    result = {
-        "shoulder01": turn(y, -lift),
-        "upperarm01": arm @ turn(upper, 0.5 * own["shoulder_twist"]),
-        "upperarm02": turn(upper, 0.5 * own["shoulder_twist"]),
-        "lowerarm01": turn(hinge, own["elbow"] - rest_bend),
-        "lowerarm02": turn(fore, 0.7 * own["forearm_twist"]),
-        "wrist": turn(fore, 0.3 * own["forearm_twist"])
-        @ turn(across, own["wrist_flexion"])
-        @ turn(normal, own["wrist_deviation"]),
-        "upperleg01": thigh @ turn(leg, -0.5 * own["hip_twist"]),
-        "upperleg02": turn(leg, -0.5 * own["hip_twist"]),
-        "lowerleg01": turn(x, own["knee"]),
-        "foot": turn(x, -own["ankle"]),
+    palm = np.cross(unit(head("finger3-1") - head("wrist")), across)
+    result: dict[str, list[Turn]] = {
+        "shoulder01": [(y, -lift)],
+        "upperarm01": [
+            (x, -own["shoulder_flexion"]),
+            (y, lift - abduction),
+            (y, np.full(len(abduction), rest_abduction)),
+            (upper, 0.5 * own["shoulder_twist"]),
+        ],
+        "upperarm02": [(upper, 0.5 * own["shoulder_twist"])],
+        "lowerarm01": [(hinge, own["elbow"] - rest_bend)],
+        "lowerarm02": [(fore, 0.7 * own["forearm_twist"])],
+        "wrist": [
+            (fore, 0.3 * own["forearm_twist"]),
+            (across, own["wrist_flexion"]),
+            (palm, own["wrist_deviation"]),
+        ],
+        "upperleg01": [(x, -own["hip_flexion"]), (y, -own["hip_abduction"]), (leg, -0.5 * own["hip_twist"])],
+        "upperleg02": [(leg, -0.5 * own["hip_twist"])],
+        "lowerleg01": [(x, own["knee"])],
+        "foot": [(x, -own["ankle"])],
     }
     for number, finger in enumerate(FINGERS, start=1):
         first, second, third = (head(f"finger{number}-{joint}") for joint in (1, 2, 3))
         if finger == "thumb":
-            axis = np.cross(second - first, third - second)
-            shares = (0.2, 0.4, 0.4)
+            axis, shares = np.cross(second - first, third - second), (0.2, 0.4, 0.4)
         else:
             along = unit(second - first)
-            axis = across - (across @ along) * along
-            shares = (0.85, 1.0, 0.7)
-        spread = own["finger_spread"] * (0.0, 1.0, 0.2, -0.6, -1.3)[number - 1]
+            axis, shares = across - (across @ along) * along, (0.85, 1.0, 0.7)
         for joint, share in zip((1, 2, 3), shares, strict=True):
-            rotated = turn(axis, own[f"{finger}_curl"] * share)
-            result[f"finger{number}-{joint}"] = rotated @ turn(normal, -spread) if joint == 1 else rotated
-    return {f"{bone}.{letter}": matrix for bone, matrix in result.items()}
+            result[f"finger{number}-{joint}"] = [(axis, own[f"{finger}_curl"] * share)]
+        spread = (0.0, 1.0, 0.2, -0.6, -1.3)[number - 1]
+        result[f"finger{number}-1"].append((palm, -spread * own["finger_spread"]))
+    return result

@@ -59,6 +59,7 @@ class RayCaster:
         if len(self._faces) == 0:
             raise ValueError("RayCaster got meshes without faces; a scene needs at least one triangle.")
         self._vertices = np.concatenate([vertices for vertices, _ in meshes]).astype(np.float32)
+        self._columns = np.ascontiguousarray(self._vertices.T).astype(np.float64)
         self._mesh_starts = np.cumsum([0, *(len(faces) for _, faces in meshes)])
         self._scene = scene_class(device)
         mesh_class(self._scene, self._vertices, self._faces.astype(np.int32))
@@ -70,8 +71,8 @@ class RayCaster:
         found = self._scene.run(origins.astype(np.float32), directions.astype(np.float32), output=1)["primID"]
         hit = np.flatnonzero(found >= 0)
         faces = found[hit]
-        a, b, c = (self._vertices[self._faces[faces, corner]].astype(np.float64) for corner in range(3))
-        distance, weights = _intersect(origins[hit], directions[hit], a, b, c)
+        a, b, c = (np.take(self._columns, self._faces[faces, corner], axis=1) for corner in range(3))
+        distance, weights = _intersect(origins[hit].T, directions[hit].T, a, b, c)
         result = Hits(
             mesh=np.full(len(directions), -1, dtype=np.int64),
             face=np.zeros(len(directions), dtype=np.int64),
@@ -91,16 +92,23 @@ class RayCaster:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("nc,nc->n", a, b)
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def _intersect(
     origins: np.ndarray, directions: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance along each ray to the plane of its triangle, and barycentric weights (Moeller and Trumbore 1997)."""
+    """Where rays meet the planes of their triangles (Moeller and Trumbore 1997); all arguments are (3, num_rays).
+
+    Returns:
+        Distances (num_rays,) in lengths of the directions, and barycentric weights (num_rays, 3) of a, b and c.
+    """
     edge1, edge2, start = b - a, c - a, origins - a
-    p = np.cross(directions, edge2)
-    q = np.cross(start, edge1)
+    p, q = _cross(directions, edge2), _cross(start, edge1)
     inverse = 1 / _dot(edge1, p)
     u, v = _dot(start, p) * inverse, _dot(directions, q) * inverse
     return _dot(edge2, q) * inverse, np.stack([1 - u - v, u, v], axis=1)

@@ -21,6 +21,7 @@ from .wardrobe import (
     hair_albedo,
     materials,
     skin_albedo,
+    softened_parts,
     thickness,
     to_linear,
     upper_lip,
@@ -47,17 +48,23 @@ _COVER: dict[str, tuple[float, tuple[str, ...]]] = {
 }
 _FINGER_COVER = (0.025, ("hand",))
 _ADULT_M = 1.7
-_GLOSS = {"skin": (0.05, 22), "hair": (0.10, 34), "eye": (0.9, 220), "lip": (0.16, 40), "tongue": (0.2, 40), "shoe": (0.12, 40)}
+_GLOSS = {"skin": (0.05, 22), "hair": (0.05, 26), "eye": (0.9, 220), "lip": (0.16, 40), "tongue": (0.2, 40), "shoe": (0.12, 40)}
 
 
 @dataclass
 class Posed:
-    """One person as the camera sees it: camera axes (x right, y down, z forwards), metres."""
+    """One person as the camera sees it: camera axes (x right, y down, z forwards), metres.
+
+    Attributes:
+        faces: numbers of the faces that can be seen, `used` of their vertices, `box` their (left, top, right, bottom).
+    """
 
     person: Person
     vertices: np.ndarray
     normals: np.ndarray
     faces: np.ndarray
+    used: np.ndarray
+    box: tuple[float, float, float, float]
     points: np.ndarray
     stature_m: float
 
@@ -84,8 +91,10 @@ def pose_people(people: list[Person]) -> list[tuple[np.ndarray, np.ndarray]]:
         noise = SpaceNoise(np.random.default_rng(person.noise_seed))
         material = materials(person.outfit, body.canonical, body.vertex_group, body.ear_vertices)
         offset = body.smooth(thickness(person.outfit, body, material, noise))
-        dressed = body.flatten_toes(own) if person.outfit.shoe is not None else own
-        dressed = dressed + offset[:, None] * body.vertex_normals(dressed)
+        dressed = own
+        for part, rounds in softened_parts(person.outfit).items():
+            dressed = body.soften(dressed, part, rounds)
+        dressed = dressed + offset[:, None] * body.vertex_normals(body.face_normals(dressed))
         result.append(stand(dressed, points, person))
     return result
 
@@ -99,19 +108,25 @@ def see(person: Person, vertices: np.ndarray, points: np.ndarray, camera: Camera
     body = load_body()
     stature = float(np.ptp(vertices[:, 2]))
     seen = camera.to_camera(vertices)
-    normals = body.vertex_normals(seen.astype(np.float32))
-    a, b, c = (seen[body.faces[:, corner]] for corner in range(3))
-    facing = np.einsum("fc,fc->f", np.cross(b - a, c - a), a) < 0
+    flat = body.face_normals(seen.astype(np.float32))
+    normals = body.vertex_normals(flat)
+    facing = np.einsum("fc,fc->f", flat, np.take(seen, body.faces[:, 0], axis=0)) < 0
     depth = np.maximum(seen[:, 2], 1e-3)
     x = camera.focal_px * seen[:, 0] / depth + camera.center_px[0]
     y = camera.focal_px * seen[:, 1] / depth + camera.center_px[1]
-    # A margin of a fifth of the picture keeps what throws shadows from just outside.
-    outside_x = (x < -0.2 * camera.width).astype(np.int8) - (x > 1.2 * camera.width)
-    outside_y = (y < -0.2 * camera.height).astype(np.int8) - (y > 1.2 * camera.height)
-    corners = body.faces
-    away = (np.abs(outside_x[corners].sum(1)) == 3) | (np.abs(outside_y[corners].sum(1)) == 3)
-    behind = (seen[:, 2] < 1e-3)[corners].any(1)
-    return Posed(person, seen, normals, np.flatnonzero(facing & ~away & ~behind), camera.to_camera(points), stature)
+    # One bit for each side of the picture that a vertex is beyond; a face is away when its corners share one. A margin
+    # of a fifth of the picture keeps what throws shadows from just outside.
+    beyond = (x < -0.2 * camera.width) + 2 * (x > 1.2 * camera.width) + 4 * (y < -0.2 * camera.height)
+    beyond = (beyond + 8 * (y > 1.2 * camera.height)).astype(np.uint8)
+    beyond[seen[:, 2] < 1e-3] = 16
+    corners = np.take(beyond, body.faces)
+    kept = facing & ((corners[:, 0] & corners[:, 1] & corners[:, 2]) == 0) & (corners.max(1) < 16)
+    faces = np.flatnonzero(kept)
+    used = np.zeros(len(seen), dtype=bool)
+    used[np.take(body.faces, faces, axis=0)] = True
+    inside = np.stack([x[used], y[used]]) if len(faces) else np.zeros((2, 1))
+    box = (*inside.min(1), *inside.max(1))
+    return Posed(person, seen, normals, faces, np.flatnonzero(used), box, camera.to_camera(points), stature)
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ def trace(people: list[Posed], camera: Camera) -> View | None:
     if not any(len(posed.faces) for posed in people):
         return None
     body = load_body()
-    caster = RayCaster([(posed.vertices, body.faces[posed.faces]) for posed in people])
+    caster = RayCaster([_compact(body, posed) for posed in people])
     index = _candidate_pixels(people, camera)
     rays = camera.rays(np.stack([index % camera.width, index // camera.width], axis=1))
     hits = caster.cast(np.zeros(3), rays)
@@ -137,32 +152,43 @@ def trace(people: list[Posed], camera: Camera) -> View | None:
     index, rays = index[hit], rays[hit]
     hits = Hits(hits.mesh[hit], hits.face[hit], hits.weights[hit], hits.distance[hit])
     faces = _whole_faces(people, hits)
-    corners = body.faces[faces]
+    corners = np.take(body.faces, faces, axis=0)
     weights = hits.weights.astype(np.float32)
-    canonical = np.einsum("nk,nkc->nc", weights, body.canonical[corners])
+    canonical = _blend(weights, body.canonical, corners)
     normal = np.empty((len(hit), 3), dtype=np.float32)
     material = np.empty(len(hit), dtype=np.uint8)
     group = body.group_at(faces, weights)
     for number, posed in enumerate(people):
         own = hits.mesh == number
-        normal[own] = np.einsum("nk,nkc->nc", weights[own], posed.normals[corners[own]])
+        normal[own] = _blend(weights[own], posed.normals, corners[own])
         material[own] = _materials_at(body, posed.person, canonical[own], group[own], faces[own], weights[own])
     normal = _facing_unit(normal, people, corners, hits.mesh, rays)
     return View(camera, people, caster, Pixels(index, rays, hits, canonical, group, material, normal))
 
 
+def _blend(weights: np.ndarray, values: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Values (num, 3) at points given by barycentric weights (num, 3) of vertices (num, 3)."""
+    total = weights[:, :1] * np.take(values, corners[:, 0], axis=0)
+    for corner in (1, 2):
+        total += weights[:, corner, None] * np.take(values, corners[:, corner], axis=0)
+    return total
+
+
+def _compact(body: Body, posed: Posed) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of what can be seen: Embree's copy of the vertices is what building it costs."""
+    number = np.zeros(len(posed.vertices), dtype=np.int64)
+    number[posed.used] = np.arange(len(posed.used))
+    return posed.vertices[posed.used], np.take(number, np.take(body.faces, posed.faces, axis=0))
+
+
 def _candidate_pixels(people: list[Posed], camera: Camera) -> np.ndarray:
     """Flat numbers of the pixels inside any person's projected box."""
     inside = np.zeros((camera.height, camera.width), dtype=bool)
-    faces = load_body().faces
     for posed in people:
-        if not len(posed.faces):
-            continue
-        x, y, z = posed.vertices[np.unique(faces[posed.faces])].T
-        u = camera.focal_px * x / z + camera.center_px[0]
-        v = camera.focal_px * y / z + camera.center_px[1]
-        rows = slice(max(int(np.floor(v.min())), 0), max(int(np.ceil(v.max())) + 1, 0))
-        inside[rows, max(int(np.floor(u.min())), 0) : max(int(np.ceil(u.max())) + 1, 0)] = True
+        if len(posed.faces):
+            left, top = (max(int(np.floor(value)), 0) for value in posed.box[:2])
+            right, bottom = (max(int(np.ceil(value)) + 1, 0) for value in posed.box[2:])
+            inside[top:bottom, left:right] = True
     return np.flatnonzero(inside)
 
 
@@ -330,11 +356,11 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
     around = rng.standard_normal(normal.shape, dtype=np.float32)
     around = normal + around / np.linalg.norm(around, axis=1, keepdims=True)
     open_sky = np.float32(1.0) - np.float32(0.55) * view.caster.blocked(points, around)
-    open_sky = _averaged(open_sky, pixels.index, camera)
+    lit, open_sky = _averaged(np.stack([lit, open_sky]), pixels.index, camera)
     up = normal @ camera.rotation[:, 2].astype(np.float32)
     key, sky, ground = (color.astype(np.float32) for color in (light.key, light.sky, light.ground))
     ambient = (ground + (sky - ground) * (0.5 + 0.5 * up)[:, None]) * open_sky[:, None]
-    skin = np.isin(pixels.material, [_M["skin"], _M["lip"]])
+    skin = (pixels.material == _M["skin"]) | (pixels.material == _M["lip"])
     # Light seeps through skin: its terminator is soft and red.
     wrap = np.where(skin[:, None], np.array([0.22, 0.1, 0.06], dtype=np.float32), np.float32(0.0))
     direct = ((facing[:, None] + wrap) / (1 + wrap)).clip(0, None) * (0.12 * skin + (1 - 0.12 * skin) * lit)[:, None]
@@ -346,15 +372,14 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
 
 
 def _averaged(values: np.ndarray, index: np.ndarray, camera: Camera) -> np.ndarray:
-    """Mean over the people's pixels in a window of 5 x 5: one random ray each becomes smooth shade."""
-    total = np.zeros((2, camera.height + 5, camera.width + 5))
+    """Means (num_fields, num) of fields over the people's pixels in 5 x 5 windows: one random ray becomes soft shade."""
+    total = np.zeros((len(values) + 1, camera.height + 6, camera.width + 6))
     rows, columns = index // camera.width + 3, index % camera.width + 3
-    total[0, rows, columns], total[1, rows, columns] = values, 1
+    total[:-1, rows, columns], total[-1, rows, columns] = values, 1
     total = total.cumsum(1).cumsum(2)
-    low_r, low_c = rows - 3, columns - 3
-    high_r, high_c = np.minimum(rows + 2, camera.height + 4), np.minimum(columns + 2, camera.width + 4)
-    sums = total[:, high_r, high_c] - total[:, low_r, high_c] - total[:, high_r, low_c] + total[:, low_r, low_c]
-    return (sums[0] / sums[1]).astype(np.float32)
+    above, left, below, right = rows - 3, columns - 3, rows + 2, columns + 2
+    sums = total[:, below, right] - total[:, above, right] - total[:, below, left] + total[:, above, left]
+    return (sums[:-1] / sums[-1]).astype(np.float32)
 
 
 def _albedo(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,6 +20,8 @@ from .noise import SpaceNoise, smoothstep
 MATERIALS = ("skin", "hair", "upper", "lower", "sock", "shoe", "apparel", "eye", "cavity", "lip", "tongue")
 _M = {name: index for index, name in enumerate(MATERIALS)}
 _G = {name: index for index, name in enumerate(GROUPS)}
+_PARTS = ("upper_arm", "lower_arm", "hand", "thigh", "shin", "foot")
+_PART_OF_GROUP = np.array([_PARTS.index(part) if (part := name.partition("_")[2]) else -1 for name in GROUPS])
 _SHOULDER, _ELBOW, _WRIST = (np.array(p) for p in ((0.162, -0.017, 0.467), (0.329, -0.021, 0.279), (0.446, -0.179, 0.164)))
 _EYE = np.array([0.029, -0.119, 0.697])
 _MOUTH_Z = 0.6305
@@ -42,8 +44,13 @@ HAIR_COLORS = np.array(
 EYE_COLORS = np.array([(60, 38, 24), (88, 60, 36), (70, 90, 110), (96, 128, 150), (84, 104, 70), (30, 22, 18)])
 
 
+_LINEAR = (np.arange(256, dtype=np.float32) / 255) ** np.float32(2.2)
+
+
 def to_linear(srgb: np.ndarray) -> np.ndarray:
     """sRGB 0-255 to linear light 0-1 (the plain power 2.2 that `render` inverts)."""
+    if isinstance(srgb, np.ndarray) and srgb.dtype == np.uint8:
+        return np.take(_LINEAR, srgb)
     return (np.asarray(srgb, dtype=np.float32) / 255) ** np.float32(2.2)
 
 
@@ -186,12 +193,12 @@ def sample_outfit(rng: np.random.Generator, masculine: float, age: float) -> Out
         hem_z=hem,
         neckline=str(rng.choice(["crew", "v", "scoop", "high", "strap"], p=[0.5, 0.17, 0.12, 0.13, 0.08])),
         neck_depth_m=float(rng.uniform(0.04, 0.12)),
-        upper_loose_m=float(rng.choice([rng.uniform(0.003, 0.007), rng.uniform(0.007, 0.02)], p=[0.4, 0.6])),
+        upper_loose_m=float(rng.choice([rng.uniform(0.004, 0.008), rng.uniform(0.008, 0.026)], p=[0.35, 0.65])),
         tucked=bool(rng.random() < 0.25),
         lower=_fabric(rng, (8, 0.3, 0.5, 0.6, 0.1, 0.5, 0, 0), denim=0.3),
         lower_hem_z=lower_hem,
         waist_z=float(rng.uniform(0.08, 0.15)),
-        lower_loose_m=float(rng.choice([rng.uniform(0.003, 0.006), rng.uniform(0.006, 0.02)], p=[0.4, 0.6])),
+        lower_loose_m=float(rng.choice([rng.uniform(0.003, 0.007), rng.uniform(0.007, 0.026)], p=[0.35, 0.65])),
         sock=_fabric(rng, (6, 2, 0, 0, 0.5, 0, 0, 0)) if sock else None,
         sock_z=float(rng.uniform(-0.69, -0.42)),
         shoe=_fabric(rng, (7, 0, 0, 0, 0, 0.5, 0, 0)) if feet in ("shoes", "boots") else None,
@@ -230,8 +237,8 @@ def materials(outfit: Outfit, points: np.ndarray, group: np.ndarray, ear: np.nda
     side = np.abs(x)
     result = np.zeros(len(points), dtype=np.uint8)
     torso, head, neck = (group == _G[name] for name in ("torso", "head", "neck"))
-    part = [np.isin(group, [_G[f"left_{name}"], _G[f"right_{name}"]]) for name in ("upper_arm", "lower_arm", "hand", "thigh", "shin", "foot")]
-    upper_arm, lower_arm, hand, thigh, shin, foot = part
+    part = np.take(_PART_OF_GROUP, group)
+    upper_arm, lower_arm, hand, thigh, shin, foot = (part == number for number in range(6))
     arm, leg = upper_arm | lower_arm, thigh | shin
     along = arm_position(points)
 
@@ -267,7 +274,7 @@ def materials(outfit: Outfit, points: np.ndarray, group: np.ndarray, ear: np.nda
         "straps": torso & (side > 0.075) & (side < 0.115) & ((z > 0.3) | (y > 0)) & (z > 0.2),
     }
     for piece, where in worn.items():
-        if piece in outfit.worn:
+        if piece in outfit.worn and (piece != "tie" or outfit.upper is not None):
             result[where] = _M["apparel"]
     return result
 
@@ -301,6 +308,20 @@ def _cover_head(
     return result
 
 
+def softened_parts(outfit: Outfit) -> dict[str, int]:
+    """Parts of the body whose details do not show through what covers them, and how much they are smoothed."""
+    parts = {}
+    if outfit.shoe is not None:
+        parts["toes"] = 14
+    elif outfit.sock is not None:
+        parts["toes"] = 5
+    if outfit.upper is not None:
+        parts["torso"] = 2 + round(500 * outfit.upper_loose_m)
+    if outfit.hair_style in ("bob", "long"):
+        parts["ears"] = 16
+    return parts
+
+
 def thickness(outfit: Outfit, body: Body, material: np.ndarray, noise: SpaceNoise) -> np.ndarray:
     """How far each vertex stands off from the skin, metres (num_vertices,).
 
@@ -309,29 +330,33 @@ def thickness(outfit: Outfit, body: Body, material: np.ndarray, noise: SpaceNois
     """
     points = body.canonical
     offset = np.zeros(len(points), dtype=np.float32)
-    folds = noise(points, 16.0, 2) - 0.5
-    cloth = {"upper": outfit.upper_loose_m, "lower": outfit.lower_loose_m, "sock": 0.002, "shoe": 0.009, "apparel": 0.006}
+    cloth = {"upper": outfit.upper_loose_m, "lower": outfit.lower_loose_m, "sock": 0.002, "shoe": 0.011, "apparel": 0.006}
     for name, loose in cloth.items():
         here = material == _M[name]
-        offset[here] = loose + (1.3 * loose * folds[here] if name in ("upper", "lower") else 0)
-    # Cloth hangs free below its hem's support: wider at the sleeve end and at the trouser leg.
+        offset[here] = loose
+        if name in ("upper", "lower"):
+            offset[here] += 1.3 * loose * (noise(points[here], 16.0, 2) - 0.5)
+    # Cloth hangs free below what carries it: wider at the waist, at the sleeve's end and at the trouser leg.
+    shirt = material == _M["upper"]
+    offset[shirt] *= 1 + 0.8 * smoothstep(0.4, 0.1, points[shirt, 2])
     legs = (material == _M["lower"]) & (points[:, 2] < -0.1)
     offset[legs] *= 1 + 0.9 * smoothstep(-0.1, -0.7, points[legs, 2])
-    hair = material == _M["hair"]
-    height = hair_height(points)
-    full = smoothstep(0.0, 0.035, height)
+    hair = np.flatnonzero(material == _M["hair"])
+    points = points[hair]
+    full = smoothstep(0.0, 0.035, hair_height(points))
     if outfit.hair_style in ("bob", "long"):
         full = np.maximum(full, 0.9)
     curls = 1 + 0.5 * (noise(points, 60.0, 2) - 0.5)
-    offset[hair] = (outfit.hair_length_m * full * curls)[hair]
+    offset[hair] = outfit.hair_length_m * full * curls
     if outfit.hair_style == "bun":
         bun = np.exp(-(((points - np.array([0, 0.075, 0.745], dtype=np.float32)) / 0.03) ** 2).sum(1))
-        offset[hair] += 0.05 * bun[hair]
+        offset[hair] += 0.05 * bun
     if {"cap", "beanie"} & outfit.worn:
-        on_head = (material == _M["apparel"]) & (points[:, 2] > 0.68)
+        on_head = (material == _M["apparel"]) & (body.canonical[:, 2] > 0.68)
         offset[on_head] = 0.012
     if "scarf" in outfit.worn:
-        offset[(material == _M["apparel"]) & (points[:, 2] > 0.45) & (points[:, 2] < 0.6)] = 0.022
+        around = (body.canonical[:, 2] > 0.45) & (body.canonical[:, 2] < 0.6)
+        offset[around & (material == _M["apparel"])] = 0.022
     return offset
 
 
