@@ -16,6 +16,7 @@
 import difflib
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,9 +314,10 @@ print(outputs.{facts.shape}.shape)
 
 def _conventions(config: Any, task: str) -> str:
     height, width = config.image_size
+    unit = math.gcd(height, width)
     entry = (
-        f"Each person's box (x, y, width, height) is grown by a quarter and to the shape {width} : {height}, cut out "
-        f"and resized to {height} x {width}"
+        f"Each person's box (x, y, width, height) is grown by a quarter and to the shape {width // unit} : "
+        f"{height // unit}, cut out and resized to {height} x {width}"
         if task == "pose"
         else f"The whole image is stretched to {height} x {width} without keeping its aspect"
     )

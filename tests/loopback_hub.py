@@ -37,7 +37,8 @@ class Repository:
 
     def commit(self, files: dict[str, bytes], message: str, branch: str = "main") -> str:
         parent = self.refs.get(branch, "")
-        digest = hashlib.sha1(f"{parent}|{message}|{len(self.commits)}|{sorted(files)}".encode()).hexdigest()
+        contents = sorted((path, hashlib.sha1(content).hexdigest()) for path, content in files.items())
+        digest = hashlib.sha1(f"{parent}|{message}|{len(self.commits)}|{contents}".encode()).hexdigest()
         self.commits.append((digest, files))
         self.refs[branch] = digest
         return digest
