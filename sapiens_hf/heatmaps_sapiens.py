@@ -316,7 +316,7 @@ def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Te
     rescale = torch.ones_like(scores, dtype=window.dtype)
     clipped = (found & ~(unclipped | flat)).nonzero()[:, 0]
     if len(clipped):
-        ratio = (scores[clipped] / _blurred_maximum(maps[clipped].to(torch.float32), kernel)).to(rescale)
+        ratio = (scores[clipped] / _blurred_maximum(maps, clipped, kernel)).to(rescale)
         # The ratio is negative where the whole blurred map is, and the original uses it so. Only 0 has none.
         rescale[clipped] = torch.where(ratio.isfinite(), ratio, 1.0)
     logs = (window * rescale[:, None, None]).clamp(*LOG_RANGE).log()
@@ -381,23 +381,31 @@ def _blurred_window(maps: Tensor, x: Tensor, y: Tensor, kernel: Tensor) -> Tenso
     return window.gather(2, repeat_x[:, None, :].expand(-1, 3, -1))
 
 
-def _blurred_maximum(maps: Tensor, kernel: Tensor) -> Tensor:
-    """Largest value (n,) of each blurred float32 map (n, height, width), zeros outside."""
-    # A few maps at a time stay in the processor's cache; other devices prefer few large operations.
-    chunk = 8 if maps.device.type == "cpu" else 512
+def _blurred_maximum(maps: Tensor, index: Tensor, kernel: Tensor) -> Tensor:
+    """Largest value of the blurred maps (n, height, width) with these indices, in float32, zeros outside."""
+    # A few maps at a time, in the same memory, stay in the processor's cache; other devices prefer few large operations.
+    chunk = min(4 if maps.device.type == "cpu" else 512, len(index))
+    height, width = maps.shape[1:]
     reach = len(kernel) // 2
     taps = kernel.tolist()
+    tall = torch.zeros(chunk, height + 2 * reach, width, device=maps.device)
+    wide = torch.zeros(chunk, height, width + 2 * reach, device=maps.device)
+    blurred, pair = torch.empty(2, chunk, height, width, device=maps.device)
+
+    def blur(padded: Tensor, axis: int, length: int) -> None:
+        torch.mul(padded.narrow(axis, reach, length), taps[reach], out=blurred)
+        for tap in range(reach):
+            other = padded.narrow(axis, 2 * reach - tap, length)
+            torch.add(padded.narrow(axis, tap, length), other, out=pair)
+            blurred.add_(pair, alpha=taps[tap])
+
     maxima = []
-    for part in maps.split(chunk):
-        for axis in (1, 2):
-            length = part.shape[axis]
-            padding = (0, 0, reach, reach) if axis == 1 else (reach, reach)
-            padded = torch.nn.functional.pad(part, padding)
-            part = padded.narrow(axis, reach, length) * taps[reach]
-            for tap in range(reach):
-                pair = padded.narrow(axis, tap, length) + padded.narrow(axis, 2 * reach - tap, length)
-                part.add_(pair, alpha=taps[tap])
-        maxima.append(part.amax(dim=(1, 2)))
+    for part in index.split(chunk):
+        tall[: len(part), reach : reach + height] = maps[part]
+        blur(tall, 1, height)
+        wide[:, :, reach : reach + width] = blurred
+        blur(wide, 2, width)
+        maxima.append(blurred[: len(part)].amax(dim=(1, 2)))
     return torch.cat(maxima)
 
 

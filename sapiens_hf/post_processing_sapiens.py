@@ -32,8 +32,8 @@ from transformers.image_processing_outputs import SemanticSegmentationPostProces
 from .heatmaps_sapiens import boxes_to_crops, crop_to_image, decode_heatmaps, validate_boxes
 
 RESIZE_MODES = ("two_step", "direct")
-# A band of a label map on the CPU: bytes of its half-resized logits, so that labels of any photo take little memory, and
-# elements of one line of it: torch splits operations above 32768 elements over its threads, see below.
+# A band of a label map on the CPU: bytes of its half-resized logits, so that labels of any photo take little memory,
+# and elements of one line of it: torch splits operations above 32768 elements over its threads, see below.
 BAND_BYTES = 24 * 2**20
 LINE_ELEMENTS = 2**15
 # Columns of labels that are collected before they are transposed into place.
