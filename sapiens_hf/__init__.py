@@ -42,6 +42,9 @@ _MODULE_OF = {
     "class_set": "labels",
     "convert_keypoints": "labels",
     "part_mask": "labels",
+    "remap_labels": "labels",
+    "make_keypoint_set": "labels",
+    "make_class_set": "labels",
     "draw_keypoints": "visualization",
     "draw_segmentation": "visualization",
     "draw_depth": "visualization",
@@ -55,7 +58,15 @@ if TYPE_CHECKING:
     from .configuration_sapiens import SapiensConfig
     from .image_processing_pil_sapiens import SapiensImageProcessorPil
     from .image_processing_sapiens import SapiensImageProcessor
-    from .labels import class_set, convert_keypoints, keypoint_set, part_mask
+    from .labels import (
+        class_set,
+        convert_keypoints,
+        keypoint_set,
+        make_class_set,
+        make_keypoint_set,
+        part_mask,
+        remap_labels,
+    )
     from .modeling_mae_sapiens import SapiensForPreTraining
     from .modeling_sapiens import (
         SapiensBackbone,

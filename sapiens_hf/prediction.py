@@ -112,8 +112,8 @@ def load_model(source: str, task: str | None = None, dtype: str | torch.dtype = 
         model = load_original(source, dtype=dtype, expected_class=class_name)
         if type(model).__name__ not in TASK_CLASSES.values():
             raise ValueError(
-                f"{source} holds {type(model).__name__}, a pretrained encoder without a task head. Fine-tune it first, "
-                "or use it with sapiens_hf.SapiensModel for features."
+                f"{source} holds {type(model).__name__}, a pretrained encoder without a task head. Fine-tune it "
+                "first, or use it with sapiens_hf.SapiensModel for features."
             )
         size = dict(zip(("height", "width"), model.config.image_size))
         return model, sapiens_hf.SapiensImageProcessor(size=size)
@@ -376,50 +376,17 @@ def _names(config) -> tuple[str, ...]:
 
 
 def _keypoint_set_of(config) -> labels.KeypointSet:
-    """The known set with the config's names, else one without links in which the config's pairs are kept."""
-    names, pairs = _names(config), tuple((i, j) for i, j in config.flip_pairs or [])
-    for known in map(labels.keypoint_set, labels.KEYPOINT_SETS):
-        if known.names == names:
-            return known
-    partner = dict(pairs) | {j: i for i, j in pairs}
-    return labels.KeypointSet(
-        name="custom",
-        names=names,
-        flip_pairs=pairs,
-        flip_indices=tuple(partner.get(i, i) for i in range(len(names))),
-        sigmas=(0.05,) * len(names),
-        skeleton=(),
-        link_colors=(),
-        colors=_distinct_colors(len(names)),
-        upper_body_ids=(),
-        lower_body_ids=(),
-        groups={},
-    )
+    """The known set with the config's names, else one of the config's own names and pairs, without links."""
+    names = _names(config)
+    known = next((s for s in map(labels.keypoint_set, labels.KEYPOINT_SETS) if s.names == names), None)
+    return known or labels.make_keypoint_set(names, flip_pairs=config.flip_pairs or ())
 
 
 def _class_set_of(config) -> labels.ClassSet:
-    """The known set with the config's names, else one with colours of our own."""
+    """The known set with the config's names, else one of the config's own names."""
     names = _names(config)
-    for known in map(labels.class_set, labels.CLASS_SETS):
-        if known.names == names:
-            return known
-    return labels.ClassSet(
-        name="custom",
-        names=names,
-        colors=_distinct_colors(len(names)),
-        swap_pairs=(),
-        class_weights=(1.0,) * len(names),
-        ignore_index=config.semantic_loss_ignore_index,
-        background_index=0,
-        rotate_fill_label=0,
-        groups={},
-    )
-
-
-def _distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Hues a golden ratio apart, so that neighbours differ whatever the count."""
-    hues = (int(255 * (i * 0.618034 % 1)) for i in range(count))
-    return tuple(Image.new("HSV", (1, 1), (hue, 190, 235)).convert("RGB").getpixel((0, 0)) for hue in hues)
+    known = next((s for s in map(labels.class_set, labels.CLASS_SETS) if s.names == names), None)
+    return known or labels.make_class_set(names, swap_pairs=(), ignore_index=config.semantic_loss_ignore_index)
 
 
 def predict_folder(
