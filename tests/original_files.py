@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sapiens_hf.configuration_sapiens import SIZES, TASKS
+from sapiens_hf.original import to_original_state_dict
 
 
 @dataclass(frozen=True)
@@ -452,3 +453,27 @@ def rewrite_zip(path: Path, out: Path, change, compression: int = zipfile.ZIP_ST
             if data is not None:
                 new.writestr(name, data)
     return out
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+def known(spec):
+    """What a file without configuration text leaves open."""
+    more = {"decoder_num_attention_heads": spec.decoder["heads"]} if spec.task == "pretraining" else {}
+    size = {} if spec.has_token else {"image_size": list(spec.image_size)}
+    return {"num_attention_heads": spec.heads, **more, **size}
+
+
+def assert_same_network(model, spec, state):
+    """Weights to the bit, features and head to rounding, on a non-square batch of two."""
+    stored = to_original_state_dict(model)
+    if spec.task == "encoder":
+        stored = {f"backbone.{name}": tensor for name, tensor in stored.items()}
+    assert stored.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(stored[name], tensor), name
+    net, pixels = OriginalNet(spec, state), torch.randn(2, 3, *spec.image_size)
+    with torch.no_grad():
+        tokens = model.base_model(pixels).last_hidden_state[:, int(spec.has_token) :]
+        torch.testing.assert_close(tokens.mT, net.backbone(pixels).flatten(2), rtol=1e-5, atol=1e-5)
+        if spec.head_prefix:
+            torch.testing.assert_close(model.predict_maps(pixels)[0], net(pixels), rtol=1e-5, atol=2e-5)

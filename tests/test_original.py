@@ -1,56 +1,21 @@
-"""`load_original`: every container, what is read from a file, what is asked for, what is refused."""
+"""`load_original`: every container, what is read from a file, what is asked for, what stops the load."""
 
-import functools
-import http.server
-import io
-import json
-import logging
-import os
-import pickle
-import threading
-import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import original_files as files
 import pytest
 import torch
 import torch.nn.functional as F
-from original_files import NARROW, OriginalNet, random_state
+from original_files import NARROW, OriginalNet, assert_same_network, known, random_state
 
 import sapiens_hf
-from sapiens_hf import original, original_keys, original_network, original_readers, original_sources
-from sapiens_hf.original import is_original_source, load_original, read_original, to_original_state_dict
+from sapiens_hf import original, original_keys, original_network
+from sapiens_hf.original import load_original, read_original, to_original_state_dict
 
-GOLDEN = Path(__file__).parent / "golden"
 HEADS = {"num_attention_heads": NARROW["pose"].heads}
-DECODER_HEADS = {"decoder_num_attention_heads": NARROW["pretraining"].decoder["heads"]}
 
 
-def known(spec):
-    """What a file without configuration text leaves open."""
-    more = DECODER_HEADS if spec.task == "pretraining" else {}
-    size = {} if spec.has_token else {"image_size": list(spec.image_size)}
-    return {"num_attention_heads": spec.heads, **more, **size}
-
-
-def assert_same_network(model, spec, state):
-    """Weights to the bit, features and head to rounding, on a non-square batch of two."""
-    stored = to_original_state_dict(model)
-    if spec.task == "encoder":
-        stored = {f"backbone.{name}": tensor for name, tensor in stored.items()}
-    assert stored.keys() == state.keys()
-    for name, tensor in state.items():
-        assert torch.equal(stored[name], tensor), name
-    net, pixels = OriginalNet(spec, state), torch.randn(2, 3, *spec.image_size)
-    with torch.no_grad():
-        tokens = model.base_model(pixels).last_hidden_state[:, int(spec.has_token) :]
-        torch.testing.assert_close(tokens.mT, net.backbone(pixels).flatten(2), rtol=1e-5, atol=1e-5)
-        if spec.head_prefix:
-            torch.testing.assert_close(model.predict_maps(pixels)[0], net(pixels), rtol=1e-5, atol=2e-5)
-
-
-# ---------------------------------------------------------------------------------------------------------- containers
+# --------------------------------------------------------------------------------------------------------- containers
 @pytest.mark.parametrize("task", NARROW)
 def test_pth_with_metadata(task, tmp_path):
     spec = NARROW[task]
@@ -112,126 +77,7 @@ def test_flat_encoder(tmp_path):
     assert_same_network(model, spec, state)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A torch.export file in the new layout; exporting takes seconds, so all tests share it."""
-    spec = replace(NARROW["normal"], padding=1)
-    return files.write_export(tmp_path_factory.mktemp("export") / "a_bfloat16.pt2", spec, random_state(spec, 5)), spec
-
-
-def rounded(state):
-    return {name: tensor.to(torch.bfloat16).float() for name, tensor in state.items()}
-
-
-def check_export(path, spec):
-    file = read_original(path)
-    assert file.container == "export"
-    assert file.image_size == list(spec.image_size)
-    model = load_original(path, num_attention_heads=spec.heads)
-    assert model.config.patch_embeddings_padding == spec.padding
-    assert_same_network(model, spec, rounded(random_state(spec, 5)))
-
-
-def test_export_new_layout(exported):
-    check_export(*exported)
-
-
-def test_export_old_layout(exported, tmp_path):
-    path, spec = exported
-    check_export(files.write_old_export(tmp_path / "old.pt2", path, spec, random_state(spec, 5)), spec)
-
-
-def test_export_layout_of_2_8(exported, tmp_path):
-    """Between the two: the new archive with one pickled state dict in it."""
-    path, spec = exported
-    state = io.BytesIO()
-    torch.save({name: t.to(torch.bfloat16) for name, t in random_state(spec, 5).items()}, state)
-
-    def change(name, data):
-        if name.endswith("weights_config.json"):
-            return None
-        return None if "/weights/weight_" in name else data
-
-    between = files.rewrite_zip(path, tmp_path / "between.pt2", change)
-    with zipfile.ZipFile(between, "a") as archive:
-        archive.writestr("a/data/weights/model.pt", state.getvalue())
-    check_export(between, spec)
-
-
-def test_export_never_unpickles_its_sample_inputs(exported, tmp_path):
-    path, spec = exported
-    evil = pickle.dumps(files.Malicious(os.mkdir, str(tmp_path / "made")))
-    bad = files.rewrite_zip(path, tmp_path / "a.pt2", lambda n, d: evil if "sample_inputs" in n else d)
-    check_export(bad, spec)
-    assert not (tmp_path / "made").exists()
-
-
-def test_export_without_weights_and_with_pickled_weights(exported, tmp_path):
-    path, _ = exported
-    empty = files.rewrite_zip(path, tmp_path / "a.pt2", lambda n, d: None if "/weights/" in n else d)
-    with pytest.raises(ValueError, match="without weights"):
-        read_original(empty)
-    odd = files.rewrite_zip(
-        path, tmp_path / "b.pt2", lambda n, d: d.replace(b'"use_pickle": false', b'"use_pickle": true')
-    )
-    with pytest.raises(ValueError, match="not stored as plain numbers"):
-        read_original(odd)
-
-
-def test_export_default_padding_and_no_program(exported, tmp_path):
-    path, spec = exported
-
-    def change(name, data):
-        if not name.endswith("model.json"):
-            return data
-        program = json.loads(data)
-        for node in program["graph_module"]["graph"]["nodes"]:
-            node["inputs"] = [item for item in node["inputs"] if item["name"] != "padding"]
-        return json.dumps(program).encode()
-
-    assert read_original(files.rewrite_zip(path, tmp_path / "a.pt2", change)).patch_padding == 0
-    bare = files.rewrite_zip(path, tmp_path / "b.pt2", lambda n, d: None if n.endswith("model.json") else d)
-    file = read_original(bare)
-    assert (file.patch_padding, file.image_size) == (None, None)
-    model = load_original(bare, num_attention_heads=spec.heads, image_size=list(spec.image_size))
-    assert model.config.patch_embeddings_padding == 2  # the recipe of normals
-
-
-def test_metadata_of_a_real_checkpoint_unpickles_without_mmengine():
-    """The pickle of the original code's 308-keypoint file: mmengine dicts, numpy arrays and scalars."""
-    data = (GOLDEN / "original_pose308_data.pkl").read_bytes()
-    assert b"mmengine.config.config" in data
-    storages = {}
-
-    def find_storage(key, dtype, num_bytes):
-        return storages.setdefault(key, original_readers._Storage(Path("a.pth"), dtype, num_bytes, 0))
-
-    content = original_readers._unpickle(io.BytesIO(data), Path("a.pth"), find_storage)
-    tensors, config = original_readers._flatten(Path("a.pth"), content)
-    assert len(tensors) == 37
-    assert tensors["head.final_layer.weight"].shape == (308, 28, 1, 1)
-    assert config["model"]["head"]["loss"] == {
-        "type": "KeypointOHKMMSELoss",
-        "topk": 128,
-        "use_target_weight": True,
-    }
-
-
-def test_shared_storage_and_strides(tmp_path):
-    """Transposed tensors and two views of one storage come back as their values."""
-    base = torch.arange(24.0).reshape(4, 6)
-    torch.save(
-        {"t": base.T, "row": base[2], "scalar": torch.tensor(7), "empty": torch.zeros(0, 3)}, tmp_path / "a.pth"
-    )
-    tensors = read_original(tmp_path / "a.pth").tensors
-    assert torch.equal(tensors["t"].read(), base.T)
-    assert tensors["t"].read().is_contiguous()
-    assert torch.equal(tensors["row"].read(), base[2])
-    assert tensors["scalar"].read() == 7
-    assert tensors["empty"].read().shape == (0, 3)
-
-
-# ----------------------------------------------------------------------------------------------------------- key table
+# ---------------------------------------------------------------------------------------------------------- key table
 @pytest.mark.parametrize("task", NARROW)
 def test_key_table_is_a_bijection(task):
     names = list(files.state_shapes(NARROW[task]))
@@ -251,152 +97,7 @@ def test_key_table_edges():
         to_original_state_dict(torch.nn.Linear(2, 3))
 
 
-# -------------------------------------------------------------------------------------------------------------- safety
-def write_evil(path, content, **save):
-    torch.save(content, path, **save)
-    return path
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_a_malicious_pickle_is_refused_by_name(new_format, tmp_path):
-    made = tmp_path / "made"
-    content = {"state_dict": random_state(NARROW["pose"]), "meta": files.Malicious(os.mkdir, str(made))}
-    path = write_evil(tmp_path / "a.pth", content, _use_new_zipfile_serialization=new_format)
-    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir"):
-        load_original(path)
-    assert not made.exists()
-
-
-@pytest.mark.parametrize("function", [eval, getattr, print])
-def test_builtins_are_refused(function, tmp_path):
-    path = write_evil(tmp_path / "a.pth", {"state_dict": {"a": torch.ones(1)}, "meta": files.Malicious(function, "1")})
-    with pytest.raises(ValueError, match=rf"builtins?__?\.{function.__name__}|builtins\.{function.__name__}"):
-        read_original(path)
-
-
-def test_malicious_torchscript_and_export(exported, tmp_path):
-    made = tmp_path / "made"
-    evil = pickle.dumps(files.Malicious(os.mkdir, str(made)), protocol=2)
-    script = files.write_torchscript(tmp_path / "a.pt2", NARROW["pose"])
-    bad = files.rewrite_zip(script, tmp_path / "b.pt2", lambda n, d: evil if n.endswith("/data.pkl") else d)
-    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir"):
-        load_original(bad)
-    path, spec = exported
-    old = files.write_old_export(tmp_path / "old.pt2", path, spec)
-    inner = io.BytesIO()
-    torch.save({"a": files.Malicious(os.mkdir, str(made))}, inner)
-    worse = files.rewrite_zip(old, tmp_path / "c.pt2", lambda n, d: inner.getvalue() if "state_dict.pt" in n else d)
-    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir"):
-        load_original(worse)
-    assert not made.exists()
-
-
-def test_torchscript_that_holds_no_module_or_itself(tmp_path):
-    script = files.write_torchscript(tmp_path / "a.pt2", NARROW["pose"])
-    number = files.rewrite_zip(script, tmp_path / "b.pt2", lambda n, d: b"K\x01." if n.endswith("/data.pkl") else d)
-    with pytest.raises(ValueError, match="holds no module"):
-        read_original(number)
-    # c__torch__ N: an object whose attribute "a" is the object itself.
-    loop = b"\x80\x02c__torch__\nN\nq\x00)\x81q\x01}(X\x01\x00\x00\x00ah\x01ub."
-    knot = files.rewrite_zip(script, tmp_path / "c.pt2", lambda n, d: loop if n.endswith("/data.pkl") else d)
-    with pytest.raises(ValueError, match="contains itself"):
-        read_original(knot)
-
-
-def test_storages_of_unknown_kind_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="known storage type"):
-        # (persistent id ("file", 1, "0", "cpu", 3))
-        data = b"\x80\x02(X\x04\x00\x00\x00fileK\x01X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQ."
-        original_readers._unpickle(io.BytesIO(data), tmp_path / "a.pth", None)
-    with pytest.raises(ValueError, match="not on a storage"):
-        data = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00))tR."
-        original_readers._unpickle(io.BytesIO(data), tmp_path / "a.pth", None)
-
-
-# -------------------------------------------------------------------------------------------------------- broken files
-def test_truncated_files(tmp_path):
-    spec = NARROW["pose"]
-    made = {
-        "zip": files.write_pth(tmp_path / "a.pth", spec),
-        "legacy": files.write_pth(tmp_path / "b.pth", spec, _use_new_zipfile_serialization=False),
-        "safetensors": files.write_safetensors(tmp_path / "c.safetensors", spec),
-        "script": files.write_torchscript(tmp_path / "d.pt2", spec),
-    }
-    for name, path in made.items():
-        data = path.read_bytes()
-        for share in (0.5, 0.99):
-            path.write_bytes(data[: int(len(data) * share)])
-            with pytest.raises(ValueError, match="truncated|damaged") as error:
-                load_original(path)
-            assert str(path) in str(error.value), name
-
-
-def test_tensor_that_leaves_its_file_or_storage(tmp_path):
-    path = tmp_path / "a.bin"
-    path.write_bytes(bytes(20))
-    storage = original_readers._Storage(path, torch.float32, 40, 0)
-    with pytest.raises(ValueError, match=r"20 of 40 bytes.*truncated"):
-        original_readers.StoredTensor(storage, (2, 5), (5, 1)).read()
-    with pytest.raises(ValueError, match="leaves its storage"):
-        original_readers.StoredTensor(storage, (2, 6), (6, 1)).read()
-    with pytest.raises(ValueError, match="leaves its storage"):
-        original_readers.StoredTensor(storage, (2, 5), (-5, 1)).read()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
-        (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
-        (b"hello, this is no checkpoint", "neither a torch"),
-        (b"\x80\x02K\x05.", "not one that torch.save wrote"),
-        (b"\x80\x02}K", "damaged"),
-        (b"\x00" * 8 + b"{" + b"\x00" * 60, "no readable header"),
-    ],
-)
-def test_files_that_are_no_checkpoint(content, message, tmp_path):
-    path = tmp_path / "a.pth"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
-        load_original(path)
-    assert str(path) in str(error.value)
-
-
-def test_odd_archives(tmp_path):
-    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
-    packed = files.rewrite_zip(path, tmp_path / "b.pth", lambda n, d: d, zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="compressed"):
-        load_original(packed)
-    big = files.rewrite_zip(path, tmp_path / "c.pth", lambda n, d: b"big" if n.endswith("byteorder") else d)
-    with pytest.raises(ValueError, match="big-endian"):
-        load_original(big)
-    gap = files.rewrite_zip(path, tmp_path / "d.pth", lambda n, d: None if n.endswith("data/3") else d)
-    with pytest.raises(ValueError, match="no member.*incomplete"):
-        load_original(gap)
-    short = files.rewrite_zip(path, tmp_path / "e.pth", lambda n, d: d[:-4] if n.endswith("data/3") else d)
-    with pytest.raises(ValueError, match="bytes: the file is damaged"):
-        load_original(short)
-    other = files.rewrite_zip(path, tmp_path / "f.pth", lambda n, d: None if n.endswith("data.pkl") else d)
-    with pytest.raises(ValueError, match="not one that torch wrote"):
-        load_original(other)
-    data = bytearray(path.read_bytes())
-    data[: data.index(b"data.pkl")] = b"PK" + bytes(data.index(b"data.pkl") - 2)
-    (tmp_path / "g.pth").write_bytes(data)
-    with pytest.raises(ValueError, match="damaged"):
-        load_original(tmp_path / "g.pth")
-    torch.save([torch.ones(2)], tmp_path / "h.pth")
-    with pytest.raises(ValueError, match="expected a dict"):
-        load_original(tmp_path / "h.pth")
-    torch.save({"epoch": 3}, tmp_path / "i.pth")
-    with pytest.raises(ValueError, match=r"no tensors.*epoch"):
-        load_original(tmp_path / "i.pth")
-    header = json.dumps({"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 1]}}).encode()
-    (tmp_path / "j.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\x00")
-    with pytest.raises(ValueError, match="dtype F4"):
-        load_original(tmp_path / "j.safetensors")
-
-
+# ------------------------------------------------------------------------------------------------------ wrong tensors
 def write_state(path, state):
     torch.save({"state_dict": state, "meta": {"cfg": files.config_text(NARROW["segmentation"])}}, path)
     return path
@@ -457,7 +158,7 @@ def test_other_networks_are_named(names, message, tmp_path):
         load_original(tmp_path / "a.pth")
 
 
-# ---------------------------------------------------------------------------------------- what tensors do not tell
+# ------------------------------------------------------------------------------------------- what tensors do not tell
 def test_heads_are_asked_for(tmp_path):
     spec = NARROW["pose"]
     path = files.write_pth(tmp_path / "a.pth", spec, config=False)
@@ -550,7 +251,7 @@ def test_another_image_size_resizes_the_table(tmp_path):
         torch.testing.assert_close(model.model.embeddings.position_embeddings.detach(), table, rtol=0, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- tasks
+# -------------------------------------------------------------------------------------------------------------- tasks
 @pytest.mark.parametrize("source", ["encoder", "pretraining"])
 @pytest.mark.parametrize("task", ["pose", "segmentation", "depth", "normal"])
 def test_new_task_on_a_pretrained_encoder(source, task, tmp_path, caplog):
@@ -687,7 +388,7 @@ def test_three_classes_look_like_normals(tmp_path):
     assert model.config.patch_embeddings_padding == 0
 
 
-# ------------------------------------------------------------------------------------------------- labels and losses
+# -------------------------------------------------------------------------------------------------- labels and losses
 @pytest.mark.parametrize(
     ("task", "outputs", "first", "last"),
     [
@@ -741,17 +442,6 @@ def test_losses_from_text_or_release(tmp_path, monkeypatch):
     torch.save({"meta": {"cfg": raw}, "state_dict": random_state(mae)}, tmp_path / "e.pth")
     config = load_original(tmp_path / "e.pth").config
     assert (config.norm_pix_loss, config.mask_ratio) == (False, 0.6)
-
-
-def test_parse_config():
-    text = (
-        "a = 3\nb = dict(c=a, d=(1, -2.5), e={'f': None, 'g': [True]})\nh = [x for x in b]\n"
-        "i = __import__('os')\nj, k = 1, 2\nl = -a\nm = -'x'\nimport os\n"
-    )
-    parsed = original_readers.parse_config(text)
-    assert parsed["b"] == {"c": 3, "d": [1, -2.5], "e": {"f": None, "g": [True]}}
-    assert (parsed["h"], parsed["i"], parsed["l"], parsed["m"]) == (None, None, -3, None)
-    assert original_readers.parse_config("no python (") == {}
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
@@ -810,170 +500,4 @@ def test_loaded_model_trains_and_saves(tmp_path):
     again = sapiens_hf.SapiensForNormalEstimation.from_pretrained(tmp_path / "saved")
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- places
-def test_is_original_source(tmp_path):
-    spec = NARROW["depth"]
-    pth = files.write_pth(tmp_path / "a.pth", spec)
-    assert is_original_source(pth)
-    assert is_original_source(str(pth))
-    assert is_original_source(tmp_path)
-    assert is_original_source(files.write_safetensors(tmp_path / "b.safetensors", spec))
-    folder = tmp_path / "converted"
-    load_original(pth).save_pretrained(folder)
-    assert not is_original_source(folder)
-    assert not is_original_source(folder / "model.safetensors")
-    (tmp_path / "empty").mkdir()
-    assert not is_original_source(tmp_path / "empty")
-    assert is_original_source("missing.pth")  # so that load_original explains
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"123")
-    assert is_original_source(broken)
-    assert is_original_source("facebook/sapiens-pose-1b")
-    assert is_original_source("facebook/sapiens-seg-foreground-1b-torchscript")
-    assert not is_original_source("someone/sapiens-pose-1b")
-    assert not is_original_source(None)
-    assert not is_original_source({"a": 1})
-
-
-def test_folders(tmp_path):
-    spec = NARROW["depth"]
-    files.write_pth(tmp_path / "a.pth", spec)
-    assert type(load_original(tmp_path)) is sapiens_hf.SapiensForDepthEstimation
-    files.write_pth(tmp_path / "b.pth", replace(spec, outputs=3, padding=2))
-    with pytest.raises(ValueError, match=r"choose one with filename=: \['a.pth', 'b.pth'\]"):
-        load_original(tmp_path)
-    assert load_original(tmp_path, filename="a.pth").config.model_type == "sapiens"
-    with pytest.raises(FileNotFoundError, match="Did you mean 'a.pth'"):
-        load_original(tmp_path, filename="a.pt")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("x")
-    with pytest.raises(FileNotFoundError, match=r"no file of the original.*notes.txt.*checkpoint file itself"):
-        load_original(tmp_path / "empty")
-    load_original(tmp_path / "a.pth").save_pretrained(tmp_path / "converted")
-    with pytest.raises(FileNotFoundError, match="converted folder: use from_pretrained"):
-        load_original(tmp_path / "converted")
-    with pytest.raises(ValueError, match="use from_pretrained on its folder"):
-        load_original(tmp_path / "converted" / "model.safetensors")
-
-
-def test_missing_files_name_their_repository(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"replaced.*AP_639.pth\. facebook/sapiens-pose-1b on the Hub"):
-        load_original(tmp_path / "sapiens_1b_goliath_best_goliath_AP_640.pth")
-    with pytest.raises(FileNotFoundError, match=r"facebook/sapiens-depth-0.3b.*downloads"):
-        sapiens_hf.SapiensForDepthEstimation.from_pretrained(tmp_path / "sapiens_0.3b_render_people_epoch_100.pth")
-    with pytest.raises(FileNotFoundError, match="Did you mean 'sapiens_2b_epoch_660_clean.pth'"):
-        load_original(tmp_path / "sapiens_2b_epoch_66_clean.pth")
-    with pytest.raises(FileNotFoundError, match="does not exist.$"):
-        load_original(tmp_path / "qqq.pth")
-
-
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """Enough of the Hub for downloads: files by (repository, revision, path)."""
-
-    def __init__(self, content, *args):
-        self.content = content
-        super().__init__(*args)
-
-    def do_GET(self, body=True):
-        head, _, tail = self.path.lstrip("/").partition("/resolve/")
-        revision, _, name = tail.partition("/")
-        data = self.content.get((head, revision, name))
-        found = data is not None
-        self.send_response(200 if found else 404)
-        if found:
-            self.send_header("ETag", f'"{len(data):040x}"')
-            self.send_header("X-Repo-Commit", "c" * 40)
-            self.send_header("Content-Length", str(len(data)))
-        else:
-            known = any(repo == head for repo, _, _ in self.content)
-            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-        self.end_headers()
-        if found and body:
-            self.wfile.write(data)
-
-    def do_HEAD(self):
-        self.do_GET(body=False)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub on the loopback interface; returns the dict of its files."""
-    from huggingface_hub import constants
-
-    content = {}
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Hub, content))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield content
-    server.shutdown()
-    server.server_close()
-
-
-def test_hub_repositories(hub, tmp_path, caplog):
-    spec = NARROW["pose"]
-    data = files.write_pth(tmp_path / "a.pth", spec).read_bytes()
-    hub["facebook/sapiens-pose-1b", "main", "sapiens_1b_goliath_best_goliath_AP_639.pth"] = data
-    model = sapiens_hf.SapiensForPoseEstimation.from_pretrained("facebook/sapiens-pose-1b", cache_dir=tmp_path / "own")
-    assert model.config._name_or_path == "facebook/sapiens-pose-1b"
-    assert (tmp_path / "own").exists()
-    folder = "sapiens_host/pose/checkpoints/sapiens_0.3b/"
-    name = "sapiens_0.3b_coco_best_coco_AP_796.pth"
-    hub["noahcao/sapiens-pose-coco", "v1", folder + name] = data
-    assert load_original("noahcao/sapiens-pose-coco", filename=name, revision="v1").config.num_labels == 17
-    hub["someone/else", "main", "mine.pth"] = data
-    assert load_original("someone/else", filename="mine.pth").config.num_labels == 17
-    assert not caplog.records
-    hub["facebook/sapiens-pose-0.3b", "old", "sapiens_0.3b_goliath_best_goliath_AP_575.pth"] = data
-    assert load_original("facebook/sapiens-pose-0.3b", revision="old").config.num_labels == 17
-    assert "AP_575.pth, which Meta replaced" in caplog.text
-
-
-def test_hub_errors(hub, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"no repository facebook/sapiens-seg-1b.*mIoU_7994_epoch_151.pth"):
-        load_original("facebook/sapiens-seg-1b")
-    hub["facebook/sapiens-seg-1b", "main", "README.md"] = b"moved"
-    with pytest.raises(
-        FileNotFoundError, match=r"sapiens-seg-1b \(revision main\) has no sapiens_1b.*renamed.*filename="
-    ):
-        load_original("facebook/sapiens-seg-1b")
-    with pytest.raises(ValueError, match=r"released files are.*AP_796.*Pass filename="):
-        load_original("noahcao/sapiens-pose-coco")
-    with pytest.raises(ValueError, match="Did you mean 'facebook/sapiens-pose-1b'"):
-        load_original("facebok/sapiens-pose-1b")
-    with pytest.raises(OSError, match=r"Cannot reach the Hub for sapiens_1b.*of facebook/sapiens-seg-1b"):
-        load_original("facebook/sapiens-seg-1b", local_files_only=True)
-
-
-def test_hub_failures_of_the_server(hub, monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(OSError, match="Cannot download sapiens_1b.*disk full"):
-        load_original("facebook/sapiens-seg-1b")
-    assert issubclass(HfHubHTTPError, OSError)
-
-
-def test_logging_is_quiet_by_default(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        load_original(files.write_pth(tmp_path / "a.pth", NARROW["pose"]))
-    assert not caplog.records
-    assert (
-        original_sources.released_file("sapiens_2b_epoch_660_clean.pth")[0]["repo"] == "facebook/sapiens-pretrain-2b"
     )
