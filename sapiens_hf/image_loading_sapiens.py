@@ -190,11 +190,12 @@ def _from_pil(image: Image.Image, name: str, convert_rgb: bool) -> Tensor:
     image = _loaded(image, name)
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode == "I" and image.getextrema()[1] > 255:  # how PIL opens some 16-bit files
-        low, high = image.getextrema()
+    if image.mode == "I":  # 32 bit, and how PIL opens some 16-bit files
+        numbers = np.array(image)
+        low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high > 65535:
             raise ValueError(f"{name} (PIL mode I) has values {low}..{high}; expected 8 or 16 bit, 0..65535.")
-        return torch.from_numpy(np.array(image).astype(np.uint16))
+        return torch.from_numpy(numbers if high <= 255 else numbers.astype(np.uint16))
     if convert_rgb and image.mode not in NUMBER_MODES and image.mode != "RGB":
         if image.mode in ("P", "PA", "RGBa", "La"):  # to colours and alpha first: PIL knows no direct way, or warns
             image = image.convert("LA" if image.mode == "La" else "RGBA")

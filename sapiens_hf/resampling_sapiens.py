@@ -17,6 +17,7 @@ columns and two source rows, so only those are read and turned into floats, a bl
 CPU's cache).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,8 +25,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-# Output values per block on a CPU: 1 MB of float32, which together with its inputs stays in a second level cache.
-VALUES_PER_BLOCK = 1 << 18
+# Output values per block on a CPU: 0.5 MB of float32. Smaller blocks pay for more calls, larger ones leave the cache.
+VALUES_PER_BLOCK = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -105,58 +106,71 @@ def sample_grid(image: Tensor, rows: Taps, columns: Taps, transform: LevelTransf
     num_channels, num_rows, num_columns = out.shape
     device = image.device
     planes, samples = _as_planes(image)
-    groups = planes.shape[0]
-    target = out.unflatten(0, (groups, samples))
-    row_length = samples * num_columns
-    left, right = (_interleaved(tap, samples).to(device) for tap in (columns.first, columns.second))
+    groups, row_length = planes.shape[0], samples * num_columns
     left_weight = columns.first_weight.repeat(samples).to(device)
     right_weight = columns.second_weight.repeat(samples).to(device)
-    row_pairs = torch.stack([rows.first, rows.second], dim=1)
-    row_weights = torch.stack([rows.first_weight, rows.second_weight], dim=1).to(device)
     offset, divisor = (None if v is None else v.to(device).view(groups, samples, 1, 1) for v in transform[1:])
 
-    block = max(1, VALUES_PER_BLOCK // (num_channels * num_columns)) if device.type == "cpu" else num_rows
-    tops = rows.first[::block].tolist()
-    bottoms = [*rows.second[block - 1 :: block].tolist(), int(rows.second[-1])][: len(tops)]
-    # Every block reuses the same memory: fresh pages cost more than the arithmetic.
-    most_values = (
-        groups * row_length * max(min(end - top + 1, 2 * block) for top, end in zip(tops, bottoms, strict=True))
+    block = (
+        max(1, min(VALUES_PER_BLOCK // (num_channels * num_columns), num_rows)) if device.type == "cpu" else num_rows
     )
-    levels = torch.empty(2, most_values, dtype=image.dtype, device=device)
-    floats = torch.empty(2, most_values, dtype=torch.float32, device=device)
-    for index, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):
-        part = slice(index * block, (index + 1) * block)
-        pairs = row_pairs[part]
-        num = len(pairs)
-        if bottom - top < 2 * num:
-            source, pairs = planes[:, top : bottom + 1], pairs - top
-        else:  # strong downscaling: most rows are never looked at
-            source = planes.index_select(1, pairs.flatten().to(device))
-            pairs = torch.arange(2 * num).view(num, 2)
-        shape = (groups, source.shape[1], row_length)
-        size = shape[0] * shape[1] * shape[2]
-        left_levels, right_levels = (values[:size].view(shape) for values in levels)
-        blended, right_floats = (values[:size].view(shape) for values in floats)
-        torch.gather(source, 2, left.expand(shape), out=left_levels)
-        torch.gather(source, 2, right.expand(shape), out=right_levels)
+    sources, num_source_rows, pairs, weights = _row_blocks(planes, rows, block)
+    shape = (groups, num_source_rows, row_length)
+    left, right = (_interleaved(index, samples).to(device).expand(shape) for index in (columns.first, columns.second))
+    # Every block reuses the same memory: fresh pages cost more than the arithmetic.
+    left_levels, right_levels = torch.empty(2, *shape, dtype=image.dtype, device=device)
+    blended, right_floats = torch.empty(2, *shape, dtype=torch.float32, device=device)
+    table = blended.flatten(0, 1)
+    bags = torch.arange(0, pairs.shape[1], 2, device=device)
+    targets = out.unflatten(0, (groups, samples)).split(block, dim=2)
+    for source, pair, weight, target in zip(sources, pairs, weights, targets, strict=True):
+        torch.gather(source, 2, left, out=left_levels)
+        torch.gather(source, 2, right, out=right_levels)
         blended.copy_(left_levels).mul_(left_weight).addcmul_(right_floats.copy_(right_levels), right_weight)
-
-        pairs = pairs.to(device) + shape[1] * torch.arange(groups, device=device)[:, None, None]
-        values = F.embedding_bag(  # the weighted sum of two rows, in one pass
-            pairs.flatten(0, 1),
-            blended.flatten(0, 1),
-            mode="sum",
-            per_sample_weights=row_weights[part].repeat(groups, 1),
-        )
+        values = F.embedding_bag(pair, table, bags, mode="sum", per_sample_weights=weight)  # two rows in one pass
         if transform.round_levels:
             values.round_()
             if image.is_floating_point():
                 values.clamp_(0, 255)
-        values = values.view(groups, num, samples, num_columns).transpose(1, 2)  # -> (groups, samples, rows, columns)
+        # (groups * rows, samples * columns) -> (groups, samples, rows, columns); the last block may be short
+        values = values.view(groups, block, samples, num_columns)[:, : target.shape[2]].transpose(1, 2)
         if offset is None or divisor is None:
-            target[:, :, part].copy_(values)
+            target.copy_(values)
         else:
-            torch.sub(values, offset, out=target[:, :, part]).div_(divisor)
+            torch.sub(values, offset, out=target).div_(divisor)
+
+
+def _row_blocks(planes: Tensor, rows: Taps, block: int) -> tuple[Iterator[Tensor], int, Tensor, Tensor]:
+    """What every block of output rows reads: blocks of equal shape, the last one padded with its last row.
+
+    Args:
+        planes: (num_planes, height, row_length).
+        rows: taps of the output's rows.
+        block: output rows per block.
+
+    Returns:
+        Per block the source rows (num_planes, num_source_rows, row_length), and their number; the pairs of source rows
+        behind each output row, as rows of the flattened planes (num_blocks, num_planes * block * 2); their weights,
+        shaped alike.
+    """
+    groups, height, _ = planes.shape
+    device = planes.device
+    num_blocks = -(-len(rows.first) // block)
+    padded = torch.arange(num_blocks * block).clamp_(max=len(rows.first) - 1)
+    pairs = torch.stack([rows.first, rows.second], dim=1)[padded].view(num_blocks, 2 * block)
+    weights = torch.stack([rows.first_weight, rows.second_weight], dim=1)[padded].view(num_blocks, 1, 2 * block)
+    tops = pairs[:, 0]
+    num_source_rows = int((pairs[:, -1] - tops).max()) + 1
+    if num_source_rows <= 2 * block:
+        tops = tops.clamp(max=height - num_source_rows)
+        sources = (planes[:, top : top + num_source_rows] for top in tops.tolist())
+        pairs = pairs - tops[:, None]
+    else:  # strong downscaling: most rows are never looked at
+        num_source_rows = 2 * block
+        sources = (planes.index_select(1, index) for index in pairs.to(device))
+        pairs = torch.arange(num_source_rows).expand(num_blocks, -1)
+    pairs = pairs[:, None] + num_source_rows * torch.arange(groups)[:, None]  # (num_blocks, num_planes, 2 * block)
+    return sources, num_source_rows, pairs.flatten(1).to(device), weights.expand(-1, groups, -1).flatten(1).to(device)
 
 
 def _as_planes(image: Tensor) -> tuple[Tensor, int]:

@@ -384,6 +384,24 @@ def test_options(processor, processor_class):
     assert torch.equal(call(processor, image, resample=2, device="cpu"), call(processor, image))
 
 
+def test_other_devices():
+    """PyTorch's "meta" device computes shapes only, and like any other device refuses to mix with the CPU."""
+    boxes = [[[5, 6, 20, 30], [30, 4, 25, 50]]]
+    processor, without = SapiensImageProcessor(size=SMALL), SapiensImageProcessorPil(size=SMALL)
+    labels = {"segmentation_maps": np.zeros((57, 83), np.uint8)}
+    people = {"boxes": boxes, "keypoints": np.ones((1, 2, 17, 3))}
+    for image, kwargs in ((photo(), {"device": "meta"}), (torch.from_numpy(photo()).to("meta"), {})):
+        for targets, count in ((labels, 1), (people, 2)):
+            result = processor(image, **targets, **kwargs, return_tensors="pt")
+            assert tuple(result["pixel_values"].shape) == (count, 3, 64, 48)
+            assert {value.device.type for value in result.values()} == {"meta"}
+    assert call(without, photo(), device="meta").device.type == "cpu", "the PIL backend has no device"
+    assert torch.equal(call(without, photo(), device="meta"), call(processor, photo()))
+    tall = torch.empty(3, 500, 83, dtype=torch.uint8, device="meta")
+    centers, scales = boxes_to_crops(torch.tensor([[0.0, 0, 80, 500]]), (64, 48))
+    assert sample_crops(tall, centers, scales, (64, 48)).device.type == "meta", "rows picked one by one"
+
+
 def test_returned_types():
     images = [photo(), photo(40, 30)]
     maps = [np.ones((57, 83), np.uint8), np.zeros((40, 30), np.uint8)]
