@@ -1,0 +1,182 @@
+"""The model and the processor of a run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+import sapiens_hf
+from sapiens_hf import SapiensConfig
+from sapiens_hf.configuration_sapiens import SIZES, TASKS
+
+from .layouts import ClassLayout, KeypointLayout
+from .options import RunOptions, check_names, parse_values
+
+logger = logging.get_logger(__name__)
+
+MODEL_CLASSES = {
+    "pose": "SapiensForPoseEstimation",
+    "segmentation": "SapiensForSemanticSegmentation",
+    "depth": "SapiensForDepthEstimation",
+    "normal": "SapiensForNormalEstimation",
+}
+# A size for CPUs and for tests of a whole run: 2 million parameters, 256 x 192.
+TINY = dict(hidden_size=160, num_hidden_layers=6, num_attention_heads=5, intermediate_size=480, image_size=[256, 192])
+TINY_HEAD_CHANNELS = 64
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
+
+
+def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None = None) -> Any:
+    """The task's model in float32: from a checkpoint, or with new weights of a size.
+
+    Args:
+        options: of the run.
+        layout: keypoints or classes; their names, flip pairs and weights go into the configuration.
+
+    Raises:
+        ValueError: if a size or a field is unknown, or a checkpoint does not fit.
+    """
+    model_class = getattr(sapiens_hf, MODEL_CLASSES[options.task])
+    fields = label_fields(options, layout)
+    fields |= parse_values(options.config_overrides, _config_fields(), "--config_overrides")
+    if options.image_size:
+        fields["image_size"] = list(options.image_size)
+    kwargs: dict[str, Any] = {}
+    if options.attn_implementation:
+        kwargs["attn_implementation"] = options.attn_implementation
+    if options.model_name_or_path:
+        config_only = {name: fields.pop(name) for name in _training_fields() if name in fields}
+        model = _load(model_class, options, fields, kwargs)
+        for name, value in config_only.items():
+            setattr(model.config, name, value)
+    else:
+        torch.manual_seed(options.seed)
+        config = _new_config(options, fields)
+        model = model_class._from_config(config, dtype=torch.float32, **kwargs)
+    model.train()
+    freeze(model, options.freeze_layers)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if options.lora_r:
+        model = add_lora(model, options.lora_r, options.lora_alpha)
+    return model
+
+
+def label_fields(options: RunOptions, layout: KeypointLayout | ClassLayout | None) -> dict[str, Any]:
+    """Fields of the configuration that follow from keypoints or classes."""
+    if layout is None:
+        return {}
+    fields: dict[str, Any] = {
+        "id2label": dict(enumerate(layout.names)),
+        "label2id": {name: index for index, name in enumerate(layout.names)},
+    }
+    if isinstance(layout, KeypointLayout):
+        fields["flip_pairs"] = [list(pair) for pair in layout.flip_pairs]
+        fields["keypoint_loss_top_k"] = getattr(options, "keypoint_loss_top_k", None)
+    else:
+        weights = layout.class_weights if getattr(options, "class_weights", True) else None
+        fields["semantic_loss_class_weights"] = None if weights is None else list(weights)
+        fields["semantic_loss_ignore_index"] = layout.ignore_index
+    return fields
+
+
+def build_processor(options: RunOptions, model: Any) -> Any:
+    """The checkpoint's processor, or the default one, at the size of the model."""
+    height, width = model.config.image_size
+    size = {"height": height, "width": width}
+    settings: dict[str, Any] = {"size": size}
+    if getattr(options, "heatmap_sigma", None) is not None:
+        settings["keypoint_heatmap_sigma"] = options.heatmap_sigma  # type: ignore[attr-defined]
+    source = options.model_name_or_path
+    if source and (Path(source) / "preprocessor_config.json").is_file():
+        return sapiens_hf.SapiensImageProcessor.from_pretrained(source, **settings)
+    return sapiens_hf.SapiensImageProcessor(**settings)
+
+
+def freeze(model: Any, num_layers: int) -> None:
+    """Stop the embeddings and the first blocks from training; -1 is the whole backbone.
+
+    Raises:
+        ValueError: if the model has fewer blocks.
+    """
+    blocks = model.base_model.encoder.layers
+    if not -1 <= num_layers <= len(blocks):
+        raise ValueError(f"--freeze_layers is {num_layers}; expected -1 to {len(blocks)}, the model's blocks.")
+    if num_layers == -1:
+        model.base_model.requires_grad_(False)
+    elif num_layers:
+        model.base_model.embeddings.requires_grad_(False)
+        for block in blocks[:num_layers]:
+            block.requires_grad_(False)
+
+
+def add_lora(model: Any, rank: int, alpha: int | None) -> Any:
+    """LoRA adapters on all linear layers of the backbone; the head trains whole.
+
+    Raises:
+        ImportError: if `peft` is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("--lora_r needs the `peft` package: pip install sapiens_hf[train].") from error
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha or 2 * rank, target_modules=list(LORA_TARGETS), modules_to_save=["head"]
+    )
+    return get_peft_model(model, config)
+
+
+def merge_lora(model: Any, state: dict[str, torch.Tensor]) -> Any:
+    """A plain model with adapters merged in, made on the CPU, so that the one in training stays as it is."""
+    from peft import get_peft_model
+
+    base = model.get_base_model()
+    with torch.device("cpu"):
+        plain = type(base)._from_config(copy.deepcopy(base.config), dtype=torch.float32)
+        adapted = get_peft_model(plain, copy.deepcopy(model.peft_config["default"]))
+    adapted.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
+    return adapted.merge_and_unload()
+
+
+def _new_config(options: RunOptions, fields: dict[str, Any]) -> SapiensConfig:
+    if options.model_size != "tiny":
+        return SapiensConfig.from_size(options.model_size, task=options.task, **fields)
+    head = {
+        name: [TINY_HEAD_CHANNELS // (2 if options.task == "depth" else 1)] * len(TASKS[options.task][name])
+        for name in ("deconv_out_channels", "conv_out_channels")
+    }
+    extra = {"head_dropout2d_prob": 0.0}
+    if options.task == "pose":
+        extra["patch_embeddings_padding"] = TASKS["pose"]["patch_embeddings_padding"]
+    return SapiensConfig(**{**TINY, **head, **extra, **fields})
+
+
+def _load(model_class: Any, options: RunOptions, fields: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    logger.info(f"Loading {options.model_name_or_path} into {model_class.__name__}.")
+    is_original = model_class._is_original_source
+    if is_original is None or not is_original(options.model_name_or_path):
+        fields = {"use_cls_token": False, **fields}  # Meta's own files lose it on their own
+    return model_class.from_pretrained(options.model_name_or_path, dtype=torch.float32, **fields, **kwargs)
+
+
+def _config_fields() -> list[str]:
+    return [field.name for field in dataclasses.fields(SapiensConfig)]
+
+
+def _training_fields() -> tuple[str, ...]:
+    """Fields that change no weight: they can be set on a loaded model."""
+    return (
+        *("flip_pairs", "keypoint_loss_top_k", "semantic_loss_class_weights", "semantic_loss_ignore_index"),
+        *("head_dropout2d_prob", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
+    )
+
+
+def check_size(options: RunOptions) -> None:
+    """Refuse an unknown model size before data is read."""
+    if not options.model_name_or_path:
+        check_names("model size", [options.model_size], [*SIZES, "tiny"], "--model_size")

@@ -1,0 +1,28 @@
+r"""Fine-tune surface normals.
+
+    accelerate launch training/finetune_normal.py --train_data my_normals --val_data my_normals \
+        --recipe normal-render_people-0.3b --model_name_or_path facebook/sapiens-pretrain-0.3b --output_dir runs/normal
+
+`my_normals` holds images/, masks/ and normals/. docs/training.md has the other ways to run it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: the checkout's root comes in the place of this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from training.jobs import train  # noqa: E402
+from training.options import NormalOptions, parse_options  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Run from command-line arguments; returns the last evaluation's metrics and the last loss."""
+    return train(parse_options(NormalOptions, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+r"""Fine-tune body-part segmentation.
+
+    accelerate launch training/finetune_segmentation.py --train_data my_parts --val_data my_parts \
+        --recipe segmentation-goliath28-0.3b --model_name_or_path facebook/sapiens-pretrain-0.3b \
+        --output_dir runs/segmentation
+
+`my_parts` holds images/ and segmentations/. docs/training.md has the other ways to run it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: the checkout's root comes in the place of this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from training.jobs import train  # noqa: E402
+from training.options import SegmentationOptions, parse_options  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Run from command-line arguments; returns the last evaluation's metrics and the last loss."""
+    return train(parse_options(SegmentationOptions, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,420 @@
+"""Data sets as they lie on disk, each as a list of samples with one set of keys.
+
+    every task      name (str, for messages), image (height, width, 3) uint8 RGB
+    pose            box (4,) COCO x, y, width, height; keypoints (num_keypoints, 3) float32 x, y, visibility
+    segmentation    segmentation_map (height, width) uint8
+    depth           depth (height, width) float32, mask (height, width) bool
+    normal          normals (height, width, 3) float32 unit vectors, mask (height, width) bool
+
+Only lists of names and arrays of numbers stay in memory; images are read when a sample is asked for. Whatever would
+train wrongly raises `BadSampleError`, which names the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from sapiens_hf.image_loading_sapiens import read_image
+
+Sample = dict[str, Any]
+TASKS = ("pose", "segmentation", "depth", "normal")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
+MASK_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
+# Names that folders of a tree have in the original's data sets; {split} is "train" or "val".
+IMAGE_FOLDERS = ("images/{split}_images", "images/{split}", "{split}/images", "Training/Images", "images", "rgb", "Images")
+LABEL_FOLDERS = {
+    "segmentation": (
+        *("segmentations/{split}_segmentations", "segmentations/{split}", "{split}/segmentations"),
+        *("Training/Category_ids", "segmentations", "segmentation", "labels", "Category_ids"),
+    ),
+    "depth": ("depths/{split}", "{split}/depths", "depths", "depth"),
+    "normal": ("normals/{split}", "{split}/normals", "normals", "normal"),
+}
+MASK_FOLDERS = ("masks/{split}", "{split}/masks", "masks", "mask")
+# COCO-WholeBody spreads a person over these keys, in the order of its keypoints; Goliath has a key of its own.
+WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+GOLIATH_KEY = "goliath_wholebody_kpts"
+# Vectors further from unit length than this were not meant as normals; nearer ones are normalised.
+MAX_LENGTH_ERROR = 0.1
+
+
+class BadSampleError(ValueError):
+    """A sample that would train wrongly; the message names its file."""
+
+
+class SampleList(Protocol):
+    """What the rest of the training code asks of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+# ------------------------------------------------------------------------------------------------------------- pose
+class CocoKeypoints:
+    """People of a COCO, COCO-WholeBody or Goliath keypoint file, one sample each.
+
+    As in the original, crowds, people without a labelled keypoint and empty boxes are left out, and boxes are clipped
+    to their image.
+
+    Args:
+        annotation_file: JSON in the format of COCO.
+        image_folder: where its `file_name`s are; found next to the file by default.
+        num_keypoints: of the model; decides which of the file's keypoint lists is read.
+
+    Raises:
+        FileNotFoundError: if the file or the folder is missing.
+        ValueError: if the file is not in the format, holds nobody, or has another number of keypoints.
+    """
+
+    def __init__(self, annotation_file: str | Path, num_keypoints: int, image_folder: str | Path | None = None):
+        path = Path(annotation_file)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no annotation file {path}.")
+        data = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("images", "annotations") if key not in data] if isinstance(data, dict) else ["images"]
+        if missing:
+            raise ValueError(f"{path} has no list {missing[0]!r}: expected a COCO keypoint file.")
+        self.annotation_file = path
+        self.num_keypoints = num_keypoints
+        self.image_folder = _coco_images(path, data["images"]) if image_folder is None else Path(image_folder)
+        people = {c["id"] for c in data.get("categories", ()) if c.get("name") == "person"}
+        images = {image["id"]: number for number, image in enumerate(data["images"])}
+        self.file_names = [image["file_name"] for image in data["images"]]
+        self.ids, self.left_out = [], Counter()  # type: ignore[var-annotated]
+        rows, boxes, keypoints = [], [], []
+        for annotation in data["annotations"]:
+            if people and annotation.get("category_id") not in people:
+                continue
+            if annotation["image_id"] not in images:
+                raise ValueError(f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, which the file lacks.")
+            number = images[annotation["image_id"]]
+            points = self._keypoints(annotation)
+            box = _clipped_box(annotation.get("bbox", ()), data["images"][number])
+            reason = _reason_to_leave_out(annotation, points, box)
+            if reason:
+                self.left_out[reason] += 1
+                continue
+            self.ids.append(annotation.get("id", len(self.ids)))
+            rows.append(number)
+            boxes.append(box)
+            keypoints.append(points)
+        if not rows:
+            left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "it has no annotation"
+            raise ValueError(f"{path} holds nobody to train on: {left}.")
+        self.rows = np.array(rows, dtype=np.int64)
+        self.boxes = np.array(boxes, dtype=np.float32)
+        self.keypoints = np.stack(keypoints).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def path(self, index: int) -> Path:
+        """File of the sample's image."""
+        return self.image_folder / self.file_names[self.rows[index]]
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.path(index)
+        return {
+            "name": f"{path}, annotation {self.ids[index]}",
+            "image": read_rgb(path),
+            "box": self.boxes[index],
+            "keypoints": self.keypoints[index],
+        }
+
+    def _keypoints(self, annotation: Mapping[str, Any]) -> np.ndarray:
+        flat = annotation.get("keypoints", ())
+        if len(flat) != 3 * self.num_keypoints:
+            if GOLIATH_KEY in annotation and len(annotation[GOLIATH_KEY]) == 3 * self.num_keypoints:
+                flat = annotation[GOLIATH_KEY]
+            elif self.num_keypoints == 133 and all(key in annotation for key in WHOLEBODY_KEYS):
+                flat = [number for key in WHOLEBODY_KEYS for number in annotation[key]]
+        if len(flat) != 3 * self.num_keypoints:
+            raise ValueError(
+                f"{self.annotation_file}: annotation {annotation.get('id')} has {len(flat) / 3:g} keypoints, but the "
+                f"model has {self.num_keypoints}. Choose the file's own set with --keypoint_set."
+            )
+        points = np.asarray(flat, dtype=np.float64).reshape(-1, 3)
+        if not np.isfinite(points[points[:, 2] > 0]).all():
+            raise ValueError(f"{self.annotation_file}: annotation {annotation.get('id')} has NaN or infinite keypoints.")
+        return np.where(points[:, 2:] > 0, points, 0.0)
+
+
+def _coco_images(path: Path, images: Sequence[Mapping[str, Any]]) -> Path:
+    """The folder beside an annotation file that holds its first image."""
+    first = images[0]["file_name"] if images else ""
+    split = path.stem.split("_")[-1]
+    for base in (path.parent, path.parent.parent):
+        for folder in (base / "images" / split, base / split, base / "images", base / "rgb", base):
+            if (folder / first).is_file():
+                return folder
+    raise FileNotFoundError(f"{path} names the image {first!r}, which is in no folder beside it; give --image_folder.")
+
+
+def _clipped_box(box: Sequence[float], image: Mapping[str, Any]) -> list[float]:
+    """COCO box with its corners on pixel centres of the image (original `parse_data_info`)."""
+    if len(box) != 4:
+        return [0.0, 0.0, 0.0, 0.0]
+    last_x, last_y = (image.get(key, np.inf) - 1 for key in ("width", "height"))
+    left, top = min(max(box[0], 0), last_x), min(max(box[1], 0), last_y)
+    right, bottom = min(max(box[0] + box[2], 0), last_x), min(max(box[1] + box[3], 0), last_y)
+    return [left, top, right - left, bottom - top]
+
+
+def _reason_to_leave_out(annotation: Mapping[str, Any], keypoints: np.ndarray, box: Sequence[float]) -> str | None:
+    if annotation.get("iscrowd", 0):
+        return "crowds"
+    if not (keypoints[:, 2] > 0).any() or keypoints[:, :2].max() <= 0:
+        return "without a labelled keypoint"
+    if box[2] <= 0 or box[3] <= 0 or not np.isfinite(box).all():
+        return "with an empty box"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------ dense tasks
+class FolderTree:
+    """Images and maps of the same names (stems) in sibling folders, as the original's data sets have them.
+
+    Args:
+        root: the folder that holds the folders.
+        task: "segmentation", "depth" or "normal".
+        split: "train" or "val", for trees that have both.
+        num_labels: classes of the model; a label map with another label is refused.
+        ignore_index: one more valid label.
+
+    Raises:
+        FileNotFoundError: if a folder is missing, empty or lacks the partner of a file; the message names them.
+    """
+
+    def __init__(
+        self, root: str | Path, task: str, split: str = "train", num_labels: int | None = None, ignore_index: int = 255
+    ):
+        self.root, self.task, self.num_labels, self.ignore_index = Path(root), task, num_labels, ignore_index
+        folders = [find_folder(self.root, IMAGE_FOLDERS, split), find_folder(self.root, LABEL_FOLDERS[task], split)]
+        suffixes = [IMAGE_SUFFIXES, LABEL_SUFFIXES if task == "segmentation" else (".npy",)]
+        if task != "segmentation":
+            mask_folder = find_folder(self.root, MASK_FOLDERS, split, required=False)
+            folders += [mask_folder] if mask_folder else []
+            suffixes += [MASK_SUFFIXES] if mask_folder else []
+        listings = [files_by_stem(folder, allowed) for folder, allowed in zip(folders, suffixes, strict=True)]
+        check_pairs(folders, listings)
+        self.folders = folders
+        self.stems = sorted(listings[0])
+        self.files = [[listing[stem] for listing in listings] for stem in self.stems]
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def path(self, index: int) -> Path:
+        """File of the sample's image."""
+        return self.folders[0] / self.files[index][0]
+
+    def __getitem__(self, index: int) -> Sample:
+        image, label, *mask = (folder / name for folder, name in zip(self.folders, self.files[index], strict=True))
+        sample: Sample = {"name": str(image), "image": read_rgb(image)}
+        person = read_mask(mask[0]) if mask else None
+        sample |= read_maps(self.task, label, person, self.num_labels, self.ignore_index)
+        return check_sizes(sample, str(label))
+
+
+class FaceSynthetics:
+    """Microsoft's FaceSynthetics: `000000.png` with `000000_seg.png` beside it, 19 classes."""
+
+    def __init__(self, root: str | Path, num_labels: int | None = 19, ignore_index: int = 255):
+        self.root, self.num_labels, self.ignore_index = Path(root), num_labels, ignore_index
+        names = {path.name for path in self.root.glob("*.png")}
+        labels = sorted(name for name in names if name.endswith("_seg.png"))
+        self.names = [name.replace("_seg.png", ".png") for name in labels]
+        alone = sorted(set(self.names) - names)
+        if alone or not labels:
+            what = f"has no image {alone[0]} for its label map" if alone else "holds no *_seg.png"
+            raise FileNotFoundError(f"{self.root} {what}: expected NNNNNN.png with NNNNNN_seg.png.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """File of the sample's image."""
+        return self.root / self.names[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.path(index)
+        label = path.with_name(f"{path.stem}_seg.png")
+        sample: Sample = {"name": str(path), "image": read_rgb(path)}
+        sample |= read_maps("segmentation", label, None, self.num_labels, self.ignore_index)
+        return check_sizes(sample, str(label))
+
+
+# ------------------------------------------------------------------------------------------------- files and folders
+def find_folder(root: Path, names: Sequence[str], split: str, required: bool = True) -> Path | None:
+    """The first folder of the list that exists below root."""
+    for name in names:
+        if split != "train" and name.startswith("Training"):
+            name = name.replace("Training", "Validation")
+        folder = root / name.format(split=split)
+        if folder.is_dir():
+            return folder
+    if required:
+        raise FileNotFoundError(f"{root} has none of the folders {', '.join(n.format(split=split) for n in names)}.")
+    return None
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """File name of each stem in a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if two files have the same stem.
+    """
+    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no file with one of {', '.join(suffixes)}.")
+    repeated = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")
+    return {path.stem: path.name for path in files}
+
+
+def check_pairs(folders: Sequence[Path], listings: Sequence[Mapping[str, str]]) -> None:
+    """Refuse folders of which one lacks a file of another."""
+    everything = set().union(*listings)
+    for folder, listing in zip(folders, listings, strict=True):
+        missing = sorted(everything - set(listing))
+        if missing:
+            others = ", ".join(str(other) for other in folders if other != folder)
+            raise FileNotFoundError(
+                f"{folder} lacks {len(missing)} of the {len(everything)} files of {others}: {', '.join(missing[:5])}"
+                f"{', ...' if len(missing) > 5 else ''}. Add them or take their partners away."
+            )
+
+
+def read_rgb(source: Any, name: str | None = None) -> np.ndarray:
+    """Image (height, width, 3) uint8 RGB, upright as its EXIF orientation says."""
+    try:
+        image = read_image(source, str(name or source), convert_rgb=True, expects_levels=True)
+    except ValueError as error:
+        raise BadSampleError(str(error)) from error
+    values = image.permute(1, 2, 0).numpy()
+    if values.dtype != np.uint8:
+        values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else np.ascontiguousarray(values[..., :3])
+
+
+def read_array(source: Any, name: str) -> np.ndarray:
+    """An array from a .npy file, an image (a colour image keeps its channels), or what is an array already."""
+    try:
+        if isinstance(source, str | Path):
+            if str(source).lower().endswith(".npy"):
+                return np.load(source, allow_pickle=False)
+            with Image.open(source) as file:
+                return np.array(file)
+        return np.array(source)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadSampleError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def read_mask(source: Any, name: str | None = None) -> np.ndarray:
+    """Mask (height, width) bool; of a colour image the first channel, as the original."""
+    values = read_array(source, name or str(source))
+    return (values if values.ndim == 2 else values[..., 0]) > 0
+
+
+def read_maps(
+    task: str, source: Any, mask: np.ndarray | None, num_labels: int | None, ignore_index: int, name: str | None = None
+) -> Sample:
+    """The label of a dense task, checked: `segmentation_map`, or `depth` and `mask`, or `normals` and `mask`."""
+    name = name or str(source)
+    values = read_array(source, name)
+    if task == "segmentation":
+        return {"segmentation_map": check_labels(values, name, num_labels, ignore_index)}
+    if task == "depth":
+        depth = check_depth(values, name)
+        mask = np.isfinite(depth) & (depth > 0) if mask is None else mask
+        return {"depth": depth, "mask": mask}
+    normals = np.asarray(values)
+    mask = (normals != 0).any(axis=-1) if mask is None and normals.ndim == 3 else mask
+    return {"normals": check_normals(normals, mask, name), "mask": mask}
+
+
+def check_labels(labels: np.ndarray, name: str, num_labels: int | None, ignore_index: int) -> np.ndarray:
+    """Label map (height, width) uint8, or an error that names what is in it."""
+    if labels.ndim != 2 or labels.dtype.kind not in "iub":
+        raise BadSampleError(
+            f"{name} is {labels.shape} of {labels.dtype}; expected one channel of class indices (height, width). "
+            "A colour picture of the classes must be converted to their indices first."
+        )
+    highest = int(labels.max()) if labels.size else 0
+    if labels.min(initial=0) < 0 or highest > 255:
+        raise BadSampleError(f"{name} holds labels {labels.min()} to {highest}; expected 0 to 254, or 255 to ignore.")
+    labels = labels.astype(np.uint8)
+    if (labels == ignore_index).all():
+        raise BadSampleError(f"{name}: every pixel has the label {ignore_index}, which does not count.")
+    if num_labels is not None:
+        wrong = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[num_labels:]) + num_labels
+        wrong = wrong[wrong != ignore_index]
+        if len(wrong):
+            raise BadSampleError(
+                f"{name} holds the label {wrong[0]}, but the model has the classes 0 to {num_labels - 1} (and "
+                f"{ignore_index}, ignored). Is it the right --class_set?"
+            )
+    return labels
+
+
+def check_depth(depth: np.ndarray, name: str) -> np.ndarray:
+    """Depth (height, width) float32."""
+    if depth.ndim == 3 and 1 in (depth.shape[0], depth.shape[-1]):
+        depth = depth[0] if depth.shape[0] == 1 else depth[..., 0]
+    if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+        raise BadSampleError(f"{name} is {depth.shape} of {depth.dtype}; expected depth (height, width).")
+    return depth.astype(np.float32)
+
+
+def check_normals(normals: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarray:
+    """Normals (height, width, 3) float32 of unit length on the person.
+
+    Lengths that differ a little are normalised (original `normal_general.py`); others were not meant as normals.
+    """
+    if normals.ndim != 3 or normals.shape[-1] != 3 or normals.shape[0] == 3 != normals.shape[1]:
+        raise BadSampleError(
+            f"{name} is {normals.shape}; expected (height, width, 3) with the components x, y, z last."
+        )
+    if normals.dtype.kind != "f":
+        raise BadSampleError(f"{name} holds {normals.dtype}; expected floats from -1 to 1, not a picture of normals.")
+    normals = normals.astype(np.float32)
+    if mask is None or mask.shape != normals.shape[:2]:
+        return normals  # the sizes are compared where the image is known
+    lengths = np.linalg.norm(normals[mask], axis=-1)
+    error = np.abs(lengths - 1).max(initial=0.0)
+    if not error <= MAX_LENGTH_ERROR:
+        what = "NaN" if np.isnan(error) else f"{lengths.min():.3g} to {lengths.max():.3g}"
+        raise BadSampleError(f"{name}: normals of the person have lengths {what}; expected 1. Are they in -1 to 1?")
+    if error > 1e-6:
+        normals = normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-6)
+    return normals
+
+
+def check_sizes(sample: Sample, name: str) -> Sample:
+    """Refuse maps of another size than the image, an empty mask, and values on the person that are not finite."""
+    size = sample["image"].shape[:2]
+    for key in ("segmentation_map", "depth", "normals", "mask"):
+        if key in sample and sample[key].shape[:2] != size:
+            raise BadSampleError(f"{name}: {key} is {sample[key].shape[:2]}, but the image is {size} (height, width).")
+    for key in ("depth", "normals"):
+        if key in sample:
+            bad = int((~np.isfinite(sample[key][sample["mask"]])).sum())
+            if bad:
+                raise BadSampleError(f"{name}: {key} has {bad} NaN or infinite values on the person.")
+            # What lies outside the mask is never read as a label, but would spoil arithmetic on whole maps.
+            sample[key] = np.where(np.isfinite(sample[key]), sample[key], 0)
+    if "mask" in sample and not sample["mask"].any():
+        raise BadSampleError(f"{name}: the mask is empty, nobody is in the picture.")
+    return sample
+

@@ -1,0 +1,125 @@
+"""What differs between the tasks: layout, augmentation, evaluator. Each script calls `train` with its options."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+from .augment import (
+    DEPTH_AUGMENTATION,
+    NO_POSE_AUGMENTATION,
+    NORMAL_AUGMENTATION,
+    SEGMENTATION_AUGMENTATION,
+    DenseAugmentation,
+    PoseAugmentation,
+    augment_dense,
+    augment_pose,
+    fit_to_network,
+)
+from .build import build_model, build_processor, check_size
+from .data import Augment
+from .evaluators import DepthEvaluator, Evaluator, NormalEvaluator, PoseEvaluator, SegmentationEvaluator
+from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout
+from .loop import Job, fit, start
+from .options import RunOptions, parse_values
+from .sources import image_files, open_samples
+from .tables import COLUMNS, StreamSamples
+
+DENSE = {"segmentation": SEGMENTATION_AUGMENTATION, "depth": DEPTH_AUGMENTATION, "normal": NORMAL_AUGMENTATION}
+
+
+def train(options: RunOptions) -> dict[str, float]:
+    """Build everything a run needs and fit."""
+    check_size(options)
+    accelerator = start(options)
+    return fit(options, make_job(options), accelerator)
+
+
+def make_job(options: RunOptions) -> Job:
+    """Data, model, processor, augmentation and evaluator of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: if an option names what is not there or does not fit; the message says which.
+    """
+    layout = layout_of(options)
+    columns = parse_values(options.columns, list(COLUMNS), "--columns")
+    shared: dict[str, Any] = dict(columns=columns, seed=options.seed)
+    samples = open_samples(
+        options.train_data,
+        options.task,
+        layout,
+        options.train_split,
+        image_folder=getattr(options, "image_folder", None),
+        streaming=options.streaming,
+        limit=options.max_train_samples,
+        **shared,
+    )
+    eval_samples: Any = None
+    if options.val_data:
+        eval_samples = open_samples(
+            options.val_data,
+            options.task,
+            layout,
+            options.val_split,
+            image_folder=getattr(options, "val_image_folder", None),
+            limit=options.max_eval_samples,
+            **shared,
+        )
+        if isinstance(eval_samples, StreamSamples):
+            raise ValueError("--val_data cannot be a stream: evaluation needs to know how many samples there are.")
+    model = build_model(options, layout)
+    processor = build_processor(options, model)
+    config = model.get_base_model().config if options.lora_r else model.config
+    evaluator = make_evaluator(options, processor, layout, config) if eval_samples is not None else None
+    augment = make_augment(options, tuple(config.image_size), layout)
+    min_visible = getattr(options, "min_visible", 0) if options.augment else 0
+    return Job(model, processor, samples, augment, evaluator, eval_samples, min_visible)
+
+
+def layout_of(options: RunOptions) -> KeypointLayout | ClassLayout | None:
+    """Keypoints or classes of a run; None for depth and normals."""
+    if options.task == "pose":
+        return keypoint_layout(options.keypoint_set)  # type: ignore[attr-defined]
+    return class_layout(options.class_set) if options.task == "segmentation" else None  # type: ignore[attr-defined]
+
+
+def make_augment(
+    options: RunOptions, size: tuple[int, int], layout: KeypointLayout | ClassLayout | None
+) -> Augment:
+    """The task's augmentation with the run's changes, as (sample, generator) -> sample."""
+    usual: PoseAugmentation | DenseAugmentation = PoseAugmentation() if options.task == "pose" else DENSE[options.task]
+    known = [field.name for field in dataclasses.fields(usual)]
+    changes = parse_values(options.augmentation, known, "--augmentation")
+    changed = dataclasses.replace(usual, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    if isinstance(changed, PoseAugmentation):
+        chosen = changed if options.augment else NO_POSE_AUGMENTATION
+        return partial(_pose, size=size, layout=layout, options=chosen)
+    if not options.augment:
+        return partial(_fit_to_network, size=size)
+    settings: dict[str, Any] = {"backgrounds": image_files(getattr(options, "background_folder", None))}
+    if isinstance(layout, ClassLayout):
+        settings |= {"swap_pairs": layout.swap_pairs, "rotate_fill_label": layout.rotate_fill_label}
+        settings |= {"ignore_index": layout.ignore_index}
+    return partial(_dense, size=size, options=changed, **settings)
+
+
+def _pose(sample: Any, rng: Any, **settings: Any) -> Any:
+    return augment_pose(sample, rng=rng, **settings)
+
+
+def _dense(sample: Any, rng: Any, **settings: Any) -> Any:
+    return augment_dense(sample, rng=rng, **settings)
+
+
+def _fit_to_network(sample: Any, rng: Any, size: tuple[int, int]) -> Any:
+    return fit_to_network(sample, size)
+
+
+def make_evaluator(options: RunOptions, processor: Any, layout: Any, config: Any) -> Evaluator:
+    """The task's evaluator."""
+    if options.task == "pose":
+        return PoseEvaluator(processor, config.flip_pairs if options.flip_test else None)  # type: ignore[attr-defined]
+    if options.task == "segmentation":
+        return SegmentationEvaluator(processor, len(layout.names), layout.ignore_index)
+    return DepthEvaluator(processor) if options.task == "depth" else NormalEvaluator(processor)

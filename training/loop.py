@@ -1,0 +1,424 @@
+"""The training loop of all four tasks, on Accelerate: build, prepare, and one `for` over the steps.
+
+Randomness is a function of (seed, step) and (seed, epoch, index), never of what ran before: a run that was killed and
+resumed goes through the same losses as one that was not, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration, TorchDynamoPlugin, send_to_device
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from .build import merge_lora
+from .checkpoints import (
+    TrainerState,
+    checkpoint_folder,
+    clean_up,
+    describe_code,
+    find_checkpoint,
+    read_state,
+    replace_folder,
+    save_checkpoint,
+    truncate_metrics,
+    write_json,
+)
+from .data import Augment, ModelInputs, StepPlan, StreamingSet, TrainingSet, make_loader
+from .evaluators import EvaluationSet, Evaluator, evaluate
+from .formats import SampleList
+from .hub import push_run
+from .optim import build_optimizer, learning_rate_factor, scaled_lr
+from .options import RunOptions
+from .tables import StreamSamples
+
+logger = logging.get_logger(__name__)
+
+METRICS_FILE, RUN_FILE, RESULTS_FILE, BEST_FOLDER = "metrics.jsonl", "run.json", "results.json", "best"
+
+
+class TrainingStoppedError(RuntimeError):
+    """The loss cannot be used any more; the last checkpoint is from before."""
+
+
+@dataclass
+class Job:
+    """What a script hands to `fit`.
+
+    Attributes:
+        samples: to train on.
+        augment: (sample, generator) -> sample at the size of the network.
+        evaluator: None for no evaluation.
+        eval_samples: to evaluate on.
+        min_visible: pose only, see `TrainingSet`.
+    """
+
+    model: Any
+    processor: Any
+    samples: SampleList | StreamSamples
+    augment: Augment
+    evaluator: Evaluator | None = None
+    eval_samples: SampleList | None = None
+    min_visible: int = 0
+
+
+def start(options: RunOptions) -> Accelerator:
+    """The Accelerator of a run, and its folder with `run.json`."""
+    folder = Path(options.output_dir)
+    compiled = TorchDynamoPlugin(backend=options.torch_compile) if options.torch_compile else None  # type: ignore[arg-type]
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        dynamo_plugin=compiled,
+        log_with=list(options.report_to) or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
+        step_scheduler_with_optimizer=False,
+    )
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean_up(folder)
+        if options.resume_from_checkpoint is None and (folder / "checkpoints").is_dir():
+            raise FileExistsError(
+                f"{folder} already holds a run. Go on with --resume_from_checkpoint latest, or give another --output_dir."
+            )
+        processes = {"num_processes": accelerator.num_processes, "distributed_type": str(accelerator.distributed_type)}
+        write_json(folder / RUN_FILE, {"options": dataclasses.asdict(options), **processes, **describe_code()})
+    accelerator.wait_for_everyone()
+    if options.report_to:
+        plain = {
+            name: value if isinstance(value, int | float | str | bool) else str(value)
+            for name, value in dataclasses.asdict(options).items()
+        }
+        accelerator.init_trackers("sapiens_hf", config=plain)
+    return accelerator
+
+
+def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, float]:
+    """Train, evaluate, save; returns the last evaluation's metrics and the last loss.
+
+    Raises:
+        TrainingStoppedError: after `max_bad_steps` unusable losses in a row.
+        SavingError: if the disk is full; what was saved before is untouched.
+    """
+    folder = Path(options.output_dir)
+    checkpoint = find_checkpoint(options.resume_from_checkpoint, folder)
+    state = read_state(checkpoint) if checkpoint else TrainerState()
+    plan = make_plan(options, job, accelerator, state)
+    train_set: TrainingSet | StreamingSet
+    if isinstance(job.samples, StreamSamples):
+        train_set = StreamingSet(job.samples, job.augment, plan, options.skip_bad_samples)
+    else:
+        train_set = TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples)
+    loader = make_loader(train_set, plan, options.num_workers, pin_memory=accelerator.device.type == "cuda")
+    to_inputs = ModelInputs(job.processor)
+
+    base_lr = options.learning_rate
+    if options.lr_base_batch:
+        base_lr = scaled_lr(base_lr, plan.samples_per_step, options.lr_base_batch)
+    optimizer = build_optimizer(job.model, base_lr, options.weight_decay, options.layer_decay_rate)
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
+    lr_factor = learning_rate_factor(
+        options.schedule,
+        steps_per_epoch=plan.steps_per_epoch,
+        num_epochs=plan.num_epochs,
+        warmup_steps=options.warmup_steps,
+        milestones=options.milestones,
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it reads the batch size from a loader otherwise
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size
+    model, optimizer = accelerator.prepare(job.model, optimizer)
+    if checkpoint:
+        accelerator.load_state(str(checkpoint))
+        logger.info(f"Going on from {checkpoint}.")
+
+    log = Log(folder / METRICS_FILE, accelerator, plan, state.step)
+    guard = LossGuard(options.loss_jump_factor, options.max_bad_steps, state)
+    run = Run(options, job, accelerator, model, state, log, folder)
+    with StopOnSignal() as stop:
+        batches = iter(loader)
+        for step in range(state.step, plan.num_steps):
+            factor = lr_factor(step)
+            for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+                group["lr"] = lr * factor
+            torch.manual_seed(step_seed(options.seed, step, accelerator.process_index))  # dropout
+            total, names = torch.zeros((), device=accelerator.device), []
+            for _ in range(plan.num_accumulated):
+                batch = next(batches)
+                names += batch["name"]
+                with accelerator.accumulate(model):
+                    loss = model(**to_inputs(send_to_device(batch, accelerator.device, non_blocking=True))).loss
+                    accelerator.backward(loss)
+                total += loss.detach().float() / plan.num_accumulated
+            norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+            # One small exchange per step: the mean loss, and whether any process was asked to stop.
+            shared = accelerator.reduce(torch.stack([total, total.new_tensor(float(stop.asked))]), reduction="mean")
+            value, must_stop = shared[0].item(), shared[1].item() > 0
+            norm_value = float(norm) if norm is not None else float("nan")
+            if guard.accepts(value, norm_value, names, scaled=options.mixed_precision == "fp16"):
+                optimizer.step()
+            optimizer.zero_grad()
+            state.step = step + 1
+            log.step(state.step, value, norm_value, base_lr * factor, options.log_every)
+            run.after_step(last=state.step == plan.num_steps, must_stop=must_stop)
+            if must_stop:
+                logger.warning(f"Stopped at step {state.step}; go on with --resume_from_checkpoint latest.")
+                break
+    log.close()
+    results = run.finish(state.step == plan.num_steps)
+    accelerator.end_training()
+    return results
+
+
+def make_plan(options: RunOptions, job: Job, accelerator: Any, state: TrainerState) -> StepPlan:
+    """The order of samples; says so where a restart cannot follow the order it had."""
+    if isinstance(job.samples, StreamSamples):
+        if not options.samples_per_epoch:
+            raise ValueError("A stream has no length: say how many samples an epoch has with --samples_per_epoch.")
+        num_samples = options.samples_per_epoch
+    else:
+        num_samples = len(job.samples)
+    plan = StepPlan(
+        num_samples,
+        options.batch_size,
+        accelerator.num_processes,
+        accelerator.process_index,
+        options.gradient_accumulation_steps,
+        options.seed,
+        options.num_epochs,
+        state.step,
+        options.max_steps,
+    )
+    now = (plan.samples_per_step, num_samples, options.seed)
+    before = (state.samples_per_step, state.num_samples, state.seed)
+    if state.step and now != before:
+        logger.warning(
+            f"The checkpoint was made with {before[0]} samples per step, {before[1]} samples and seed {before[2]}; now "
+            f"it is {now[0]}, {now[1]} and {now[2]}. The run goes on, but not as it would have gone."
+        )
+    state.samples_per_step, state.num_samples, state.seed = now
+    return plan
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """Seed of the model's own randomness (dropout) in one step of one process."""
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class LossGuard:
+    """Decides whether a step's gradients may be used.
+
+    A loss or gradient that is not finite, or a loss so many times the one before, is skipped and its samples are named
+    (original `TopdownPoseEstimator.parse_losses`, which does so for a factor of 25).
+    """
+
+    def __init__(self, jump_factor: float, max_bad_steps: int, state: TrainerState):
+        self.jump_factor, self.max_bad_steps, self.state = jump_factor, max_bad_steps, state
+
+    def accepts(self, loss: float, grad_norm: float, names: list[str], scaled: bool = False) -> bool:
+        """Judge one step.
+
+        Args:
+            loss: mean over processes.
+            grad_norm: before clipping.
+            names: samples of this process in this step, for the message.
+            scaled: a gradient scaler (fp16) skips steps with infinite gradients by itself, and expects some.
+
+        Raises:
+            TrainingStoppedError: after too many in a row.
+        """
+        last = self.state.last_loss
+        if not math.isfinite(loss):
+            reason = f"the loss is {loss}"
+        elif not scaled and not math.isfinite(grad_norm):
+            reason = f"the gradient norm is {grad_norm}"
+        elif self.jump_factor and last and loss > self.jump_factor * last:
+            reason = f"the loss jumps from {last:.4g} to {loss:.4g}"
+        else:
+            self.state.last_loss, self.state.num_bad_steps = loss, 0
+            return True
+        self.state.num_bad_steps += 1
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        message = f"Step {self.state.step}: {reason}. Samples: {shown}."
+        if self.state.num_bad_steps >= self.max_bad_steps:
+            raise TrainingStoppedError(
+                f"{message} That was {self.state.num_bad_steps} times in a row; training stops. Checkpoints are as they "
+                "were: try a lower --learning_rate or bf16 in place of fp16, and `python -m training.check_data`."
+            )
+        logger.warning(f"{message} The step is skipped.")
+        return False
+
+
+class StopOnSignal:
+    """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Log:
+    """Lines of `metrics.jsonl`, trackers and the progress bar, from the main process."""
+
+    def __init__(self, path: Path, accelerator: Any, plan: StepPlan, first_step: int):
+        self.accelerator, self.plan = accelerator, plan
+        self.file = None
+        if accelerator.is_main_process:
+            truncate_metrics(path, first_step)
+            self.file = path.open("a", encoding="utf-8")
+        self.bar = tqdm(
+            total=plan.num_steps, initial=first_step, unit="step", disable=not accelerator.is_local_main_process
+        )
+        self.restart_clock(first_step)
+
+    def restart_clock(self, step: int) -> None:
+        """Speed is of training alone, without evaluation and saving."""
+        self.since, self.since_step = time.perf_counter(), step
+
+    def step(self, step: int, loss: float, grad_norm: float, lr: float, every: int) -> None:
+        """After each step; a line every few."""
+        self.bar.update()
+        if step % every and step != self.plan.num_steps:
+            return
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rate = (step - self.since_step) * self.plan.samples_per_step / seconds
+        self.restart_clock(step)
+        values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": lr, "images_per_s": round(rate, 3)}
+        if torch.cuda.is_available():
+            values["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        self.bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{rate:.1f}")
+        self.write(step, values)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, at once on disk."""
+        epoch = step / self.plan.steps_per_epoch
+        if self.file is not None:
+            self.file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
+            self.file.flush()
+        self.accelerator.log(values, step=step)
+
+    def progress(self, loader: Any) -> Iterator[Any]:
+        """A bar for an evaluation."""
+        disable = not self.accelerator.is_local_main_process
+        return iter(tqdm(loader, desc="evaluate", leave=False, disable=disable))
+
+    def close(self) -> None:
+        """End the bar and the file."""
+        self.bar.close()
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+@dataclass
+class Run:
+    """What happens between steps: evaluation, checkpoints, the best and the final model."""
+
+    options: RunOptions
+    job: Job
+    accelerator: Accelerator
+    model: Any
+    state: TrainerState
+    log: Log
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.results: dict[str, float] = {}
+        self.dataset, self.loader = None, None
+        if self.job.evaluator is not None and self.job.eval_samples is not None:
+            options, accelerator = self.options, self.accelerator
+            self.dataset = EvaluationSet(self.job.eval_samples, self.job.evaluator, options.skip_bad_samples)
+            self.loader = self.dataset.loader(
+                options.eval_batch_size, accelerator.num_processes, accelerator.process_index, options.num_workers
+            )
+
+    def after_step(self, last: bool, must_stop: bool) -> None:
+        """Evaluate and save where it is time to."""
+        options, step = self.options, self.state.step
+        if self.dataset is not None and (last or step % options.eval_every == 0):
+            self.evaluate()
+        if last or must_stop or step % options.save_every == 0:
+            save_checkpoint(self.accelerator, self.folder, self.state, options.keep_checkpoints)
+            self.log.restart_clock(step)
+
+    def evaluate(self) -> None:
+        """Metrics; the model is saved where it is the best so far."""
+        assert self.dataset is not None
+        self.results = evaluate(self.model, self.dataset, self.loader, self.accelerator, self.log.progress)
+        self.log.write(self.state.step, {f"eval_{name}": value for name, value in self.results.items()})
+        evaluator = self.dataset.evaluator
+        value = self.results[evaluator.best]
+        if evaluator.is_better(value, self.state.best_value):
+            self.state.best_value, self.state.best_step = value, self.state.step
+            replace_folder(self.accelerator, self.folder / BEST_FOLDER, self.save_model)
+        self.log.restart_clock(self.state.step)
+
+    def save_model(self, folder: Path) -> None:
+        """Model and processor as `save_pretrained` writes them; LoRA is merged in. All processes call it."""
+        state_dict = self.accelerator.get_state_dict(self.model)
+        if not self.accelerator.is_main_process:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        if self.options.lora_r:
+            model.save_pretrained(folder / "adapter", state_dict=state_dict)
+            model = merge_lora(model, state_dict)
+            state_dict = model.state_dict()
+        model.save_pretrained(folder, state_dict=state_dict)
+        self.job.processor.save_pretrained(folder)
+
+    def finish(self, is_complete: bool) -> dict[str, float]:
+        """The final model in the run's folder, results.json, and the upload."""
+        state, accelerator = self.state, self.accelerator
+        results = dict(self.results)
+        if state.last_loss is not None:
+            results["loss"] = state.last_loss
+        if not is_complete:
+            return results
+        final = self.folder / "final"
+        replace_folder(accelerator, final, self.save_model)
+        if accelerator.is_main_process:
+            for path in final.iterdir():
+                place = self.folder / path.name
+                if path.is_dir() and place.is_dir():
+                    continue  # an adapter of an earlier end of the same run
+                path.replace(place)
+            final.rmdir() if not any(final.iterdir()) else None
+            best = {"best_value": state.best_value, "best_step": state.best_step}
+            write_json(self.folder / RESULTS_FILE, {"step": state.step, **results, **best})
+            if self.options.push_to_hub:
+                push_run(self.folder, self.options, results)
+        accelerator.wait_for_everyone()
+        return results
+
+
+def last_checkpoint(options: RunOptions, step: int) -> Path:
+    """Where the checkpoint of a step of a run is."""
+    return checkpoint_folder(Path(options.output_dir), step)

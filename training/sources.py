@@ -1,0 +1,160 @@
+"""From the text after `--train_data` to a data set: by what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .formats import IMAGE_SUFFIXES, CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList
+from .layouts import ClassLayout, KeypointLayout
+from .tables import StreamSamples, open_table
+
+COCO_FILES = (
+    *("annotations/person_keypoints_{split}*.json", "annotations/coco_wholebody_{split}*.json"),
+    *("annotations/*{split}*.json", "annotations.json", "annotations/*.json", "*{split}*.json", "coco*.json"),
+)
+
+
+def open_samples(
+    source: str,
+    task: str,
+    layout: KeypointLayout | ClassLayout | None = None,
+    split: str = "train",
+    *,
+    image_folder: str | None = None,
+    streaming: bool = False,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> SampleList | StreamSamples:
+    """Open a data set.
+
+    Args:
+        source: an annotation file (.json), a folder (COCO, tree, FaceSynthetics, or of the `datasets` library), a Hub
+            id, or `synthetic:SEED:COUNT:HxW`.
+        task: one of the four.
+        layout: keypoints or classes of the model, for pose and segmentation.
+        split: of sources that have splits.
+        image_folder: of an annotation file.
+        streaming: stream a `datasets` source.
+        columns: its columns by role.
+        limit: use only the first samples.
+        seed: of a stream's order.
+
+    Raises:
+        FileNotFoundError: if files are missing; names them.
+        ValueError: if the source is of no known kind, or does not fit the task.
+    """
+    num_labels = len(layout.names) if layout is not None else None
+    ignore_index = layout.ignore_index if isinstance(layout, ClassLayout) else 255
+    path = Path(source)
+    samples: Any
+    if source.startswith("synthetic:"):
+        samples = SyntheticSamples(source, task, num_labels)
+    elif path.suffix == ".json":
+        samples = CocoKeypoints(path, _count(num_labels), image_folder)
+    elif path.is_dir() and not _is_table(path):
+        samples = _open_folder(path, task, split, num_labels, ignore_index, image_folder)
+    elif path.is_absolute() and not path.exists():
+        raise FileNotFoundError(f"There is no file or folder {path}.")
+    else:
+        options: dict[str, Any] = dict(streaming=streaming, columns=columns, seed=seed)
+        samples = open_table(source, task, split, num_labels=num_labels, ignore_index=ignore_index, **options)
+    if limit is not None and not isinstance(samples, StreamSamples) and limit < len(samples):
+        return FirstSamples(samples, limit)
+    return samples
+
+
+class FirstSamples:
+    """The first samples of a list."""
+
+    def __init__(self, samples: SampleList, count: int):
+        self.samples, self.count = samples, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[range(self.count)[index]]
+
+
+class SyntheticSamples:
+    """Synthetic humans made while training; `synthetic:SEED:COUNT:HxW`. A folder made once is faster to read.
+
+    Pose takes one person per picture, so that a sample costs one picture.
+    """
+
+    def __init__(self, source: str, task: str, num_labels: int | None):
+        from sapiens_hf.synthetic import SyntheticHumans
+
+        parts = source.split(":")
+        try:
+            seed, count = int(parts[1]), int(parts[2])
+            size = tuple(int(length) for length in parts[3].split("x")) if len(parts) > 3 else (256, 192)
+        except (IndexError, ValueError) as error:
+            raise ValueError(f"{source!r} is not synthetic:SEED:COUNT or synthetic:SEED:COUNT:HxW.") from error
+        self.humans = SyntheticHumans(seed, size=size, length=count, crop=task == "pose")  # type: ignore[arg-type]
+        self.source, self.task = source, task
+        self.keypoints_key = {133: "keypoints", 308: "keypoints_308", 17: "keypoints"}.get(num_labels or 0, "")
+        self.num_keypoints = num_labels
+        if task == "pose" and not self.keypoints_key:
+            raise ValueError(f"Synthetic humans have 17, 133 or 308 keypoints; the model has {num_labels}.")
+
+    def __len__(self) -> int:
+        return len(self.humans)
+
+    def __getitem__(self, index: int) -> Sample:
+        made = self.humans[index]
+        sample: Sample = {"name": f"{self.source}[{index}]", "image": made["image"]}
+        if self.task == "pose":
+            keypoints = made[self.keypoints_key][0, : self.num_keypoints]  # COCO's 17 come first in WholeBody
+            return sample | {"box": made["boxes"][0], "keypoints": keypoints}
+        if self.task == "segmentation":
+            return sample | {"segmentation_map": made["segmentation"]}
+        key = {"depth": "depth", "normal": "normals"}[self.task]
+        return sample | {key: made[key].astype(np.float32), "mask": made["mask"]}
+
+
+def _open_folder(
+    path: Path, task: str, split: str, num_labels: int | None, ignore_index: int, image_folder: str | None
+) -> SampleList:
+    if task == "pose":
+        for pattern in COCO_FILES:
+            found = sorted(path.glob(pattern.format(split=split)))
+            if found:
+                return CocoKeypoints(found[0], _count(num_labels), image_folder)
+        raise FileNotFoundError(f"{path} holds no annotation file: expected {path / 'annotations.json'}, or its like.")
+    if task == "segmentation" and next(path.glob("*_seg.png"), None) is not None:
+        return FaceSynthetics(path, num_labels, ignore_index)
+    return FolderTree(path, task, split, num_labels, ignore_index)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a folder was written by `datasets`, or holds what only `datasets` reads."""
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return True
+    patterns = ("*.parquet", "data/*.parquet", "*.arrow", "metadata.jsonl", "*/metadata.jsonl")
+    return any(next(path.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _count(num_labels: int | None) -> int:
+    if num_labels is None:
+        raise ValueError("An annotation file needs to know the model's keypoints; pass a layout.")
+    return num_labels
+
+
+def image_files(folder: str | None) -> list[Path]:
+    """Images of a folder of backgrounds.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds none.
+    """
+    if folder is None:
+        return []
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(IMAGE_SUFFIXES)}.")
+    return files

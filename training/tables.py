@@ -1,0 +1,218 @@
+"""Data sets of the `datasets` library as samples: from the Hub or local, at hand (map-style) or streamed.
+
+A row holds one image. For the dense tasks the label is an Image column (class indices; 16-bit or float depth; 8-bit
+RGB normals, R = x, G = y, B = z, black where nobody is) or an array column. For pose, a row has the boxes and
+keypoints of its people, directly or inside `objects`, and each person becomes a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .formats import BadSampleError, Sample, check_sizes, read_maps, read_mask, read_rgb
+
+COLUMNS = {
+    "image": ("image", "img", "pixel_values"),
+    "segmentation": ("segmentation_map", "segmentation", "label", "labels", "annotation", "mask"),
+    "depth": ("depth", "depth_map", "label"),
+    "normal": ("normals", "normal", "normal_map", "label"),
+    "mask": ("mask", "masks", "foreground"),
+    "box": ("boxes", "bboxes", "bbox"),
+    "keypoints": ("keypoints",),
+}
+
+
+class TableReader:
+    """Turns rows of a table into samples.
+
+    Args:
+        task: one of the four.
+        columns: names of the table's columns, with those of `objects` as "objects.NAME".
+        chosen: columns by role ("image", "mask", "box", "keypoints", or the task), where the names differ from `COLUMNS`.
+        num_labels: classes or keypoints of the model.
+        ignore_index: segmentation label that does not count.
+
+    Raises:
+        ValueError: if a column is missing; the message lists those of the table.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        columns: list[str],
+        chosen: Mapping[str, str] | None = None,
+        num_labels: int | None = None,
+        ignore_index: int = 255,
+    ):
+        self.task, self.num_labels, self.ignore_index = task, num_labels, ignore_index
+        roles = ["image", "box", "keypoints"] if task == "pose" else ["image", task]
+        self.columns = {role: _find(role, columns, chosen or {}) for role in roles}
+        if task in ("depth", "normal"):
+            self.columns["mask"] = _find("mask", columns, chosen or {}, required=False)
+
+    def samples(self, row: Mapping[str, Any], name: str) -> list[Sample]:
+        """The samples of a row: one, or for pose one per labelled person."""
+        image = read_rgb(self._get(row, "image"), name)
+        if self.task != "pose":
+            source, mask = self._get(row, self.task), self._get(row, "mask")
+            person = None if mask is None else read_mask(mask, name)
+            if self.task == "normal":
+                source = _decode_normals(source)
+            maps = read_maps(self.task, source, person, self.num_labels, self.ignore_index, name)
+            return [check_sizes({"name": name, "image": image, **maps}, name)]
+        return [
+            {"name": f"{name}, person {number}", "image": image, "box": box, "keypoints": keypoints}
+            for number, (box, keypoints) in enumerate(zip(*self.people(row, name), strict=True))
+        ]
+
+    def people(self, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (num_people, 4) and keypoints (num_people, num_keypoints, 3) of the people that have some of both."""
+        boxes = np.asarray(self._get(row, "box"), dtype=np.float32).reshape(-1, 4)
+        values = self._get(row, "keypoints")
+        size = sum(np.size(person) for person in values)
+        if size != 3 * len(boxes) * (self.num_labels or 0):
+            raise BadSampleError(
+                f"{name} has {len(boxes)} boxes and {size} keypoint numbers; expected 3 for each of the model's "
+                f"{self.num_labels} keypoints per box."
+            )
+        keypoints = np.asarray(values, dtype=np.float32).reshape(len(boxes), -1, 3)
+        keypoints = np.where(keypoints[..., 2:] > 0, keypoints, 0)
+        if not np.isfinite(keypoints).all() or not np.isfinite(boxes).all():
+            raise BadSampleError(f"{name} has NaN or infinite boxes or visible keypoints.")
+        counts = (keypoints[..., 2] > 0).any(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+        return boxes[counts], keypoints[counts]
+
+    def _get(self, row: Mapping[str, Any], role: str) -> Any:
+        column = self.columns.get(role)
+        if column is None:
+            return None
+        outer, _, inner = column.partition(".")
+        return row[outer][inner] if inner else row[outer]
+
+
+class TableSamples:
+    """A map-style `datasets.Dataset`."""
+
+    def __init__(self, table: Any, reader: TableReader, name: str = "table"):
+        self.table, self.reader, self.name = table, reader, name
+        if reader.task == "pose":
+            outer = {column.partition(".")[0] for role, column in reader.columns.items() if column and role != "image"}
+            numbers = table.select_columns(sorted(outer))
+            counts = [len(reader.people(row, f"{name}[{i}]")[0]) for i, row in enumerate(numbers)]
+            self.rows = np.repeat(np.arange(len(counts)), counts)
+            self.people = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, int)
+        else:
+            self.rows = np.arange(len(table))
+            self.people = np.zeros(len(table), dtype=np.int64)
+        if not len(self.rows):
+            raise ValueError(f"{name} holds nothing to train on.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = int(self.rows[index])
+        return self.reader.samples(self.table[row], f"{self.name}[{row}]")[int(self.people[index])]
+
+
+class StreamSamples:
+    """A streamed `datasets.IterableDataset`; shuffled within a buffer, in an order that follows from seed and epoch."""
+
+    def __init__(self, stream: Any, reader: TableReader, name: str = "stream", seed: int = 0, buffer_size: int = 256):
+        self.stream, self.reader, self.name, self.seed, self.buffer_size = stream, reader, name, seed, buffer_size
+
+    def rows(self, epoch: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Name and content of each row of an epoch; images are not yet decoded where they are Image columns."""
+        stream = self.stream
+        if self.buffer_size > 1:
+            stream = stream.shuffle(seed=self.seed, buffer_size=self.buffer_size)
+        stream.set_epoch(epoch)
+        for number, row in enumerate(stream):
+            yield f"{self.name}[{number} of epoch {epoch}]", row
+
+
+def open_table(
+    source: str | Any,
+    task: str,
+    split: str = "train",
+    *,
+    streaming: bool = False,
+    columns: Mapping[str, str] | None = None,
+    num_labels: int | None = None,
+    ignore_index: int = 255,
+    seed: int = 0,
+) -> TableSamples | StreamSamples:
+    """Samples of a `datasets` table.
+
+    Args:
+        source: a Hub id, a folder (`save_to_disk`, parquet, imagefolder), or a Dataset or IterableDataset.
+        task: one of the four.
+        split: of a source that has splits.
+        streaming: read as it comes, without a copy on disk.
+        columns: as `chosen` of `TableReader`.
+        num_labels: classes or keypoints of the model.
+        ignore_index: segmentation label that does not count.
+        seed: of the order of a stream.
+
+    Raises:
+        ImportError: if `datasets` is not installed.
+        ValueError: if a column or the split is missing.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("Tables need the `datasets` package: pip install sapiens_hf[train].") from error
+    name = source if isinstance(source, str) else "table"
+    if isinstance(source, str):
+        source = _load(datasets, source, split, streaming)
+    if isinstance(source, Mapping):
+        if split not in source:
+            raise ValueError(f"{name} has no split {split!r}; it has {', '.join(source)}.")
+        source = source[split]
+    if source.column_names is None:
+        source = source._resolve_features()  # a stream without metadata reads its first rows to know its columns
+    nested = source.features.get("objects") if source.features is not None else None
+    nested = getattr(nested, "feature", nested)
+    names = [*source.column_names, *(f"objects.{key}" for key in (nested if isinstance(nested, Mapping) else ()))]
+    reader = TableReader(task, names, columns, num_labels, ignore_index)
+    if isinstance(source, datasets.IterableDataset):
+        return StreamSamples(source, reader, name, seed)
+    return TableSamples(source, reader, name)
+
+
+def _load(datasets: Any, source: str, split: str, streaming: bool) -> Any:
+    from pathlib import Path
+
+    folder = Path(source)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        table = datasets.load_from_disk(source)
+        table = table[split] if isinstance(table, Mapping) and split in table else table
+        return table.to_iterable_dataset() if streaming and not isinstance(table, Mapping) else table
+    return datasets.load_dataset(source, split=split, streaming=streaming)
+
+
+def _decode_normals(source: Any) -> Any:
+    """An 8-bit picture of normals as unit vectors, black as zero; arrays as they are."""
+    if not isinstance(source, Image.Image):
+        return np.asarray(source, dtype=np.float32)
+    levels = np.asarray(source.convert("RGB"), dtype=np.float32)
+    vectors = levels / 127.5 - 1
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
+    return np.where((levels > 0).any(axis=-1, keepdims=True), vectors, np.float32(0))
+
+
+def _find(role: str, columns: list[str], chosen: Mapping[str, str], required: bool = True) -> str | None:
+    names = (chosen[role],) if role in chosen else (*COLUMNS[role], *(f"objects.{name}" for name in COLUMNS[role]))
+    for name in names:
+        if name in columns:
+            return name
+    if required or role in chosen:
+        raise ValueError(
+            f"The table has no column {' or '.join(names[:6])} for {role!r}; it has {', '.join(columns)}. Name it with "
+            f"--columns {role}=NAME."
+        )
+    return None
