@@ -24,8 +24,8 @@ from sapiens_hf.original import (
     find_original,
     load_original,
     original_config,
+    original_tensors,
     read_original,
-    to_original_state_dict,
 )
 
 from .recipes import format_table
@@ -182,7 +182,7 @@ def compare_weights(model: Any, path: Path) -> list[Comparison]:
     """
     stored = {name.removeprefix("module."): tensor for name, tensor in read_original(path).tensors.items()}
     worst, magnitude, count = 0.0, 0.0, 0
-    for name, ours in to_original_state_dict(model).items():
+    for name, ours in original_tensors(model):
         theirs = stored.get(name) or stored.get(f"backbone.{name}") or stored.get(name.removeprefix("backbone."))
         if theirs is None or theirs.shape != tuple(ours.shape):
             if not name.startswith(MAY_DIFFER):
@@ -221,7 +221,7 @@ def compare_outputs(model: Any, path: Path, seed: int = 0, **config_overrides: A
         name if name.startswith(("backbone.", "neck.", "head.", "decode_head.")) else f"backbone.{name}": tensor
         for name, tensor in _file_weights(path, model.dtype).items()
     }
-    table = to_original_state_dict(model)["pos_embed" if task == "encoder" else "backbone.pos_embed"]
+    table = model.base_model.embeddings.position_embeddings.detach()
     if table.shape != weights["backbone.pos_embed"].shape:
         weights["backbone.pos_embed"] = table.float()  # resized on loading, and compared by the tests of the resize
         weights.pop("backbone.cls_token", None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ __all__ = [
     "is_original_source",
     "load_original",
     "original_config",
+    "original_tensors",
     "read_original",
     "released_checkpoints",
     "released_file",
@@ -79,14 +80,14 @@ WITHOUT_MEANING = ("low_cpu_mem_usage", "trust_remote_code", "use_safetensors", 
 CLASS_TASKS = {cls.__name__: task for task, cls in TASK_CLASSES.items()} | {SapiensBackbone.__name__: "encoder"}
 
 
-def to_original_state_dict(model: SapiensPreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights of a model under the original's names: the inverse of what `load_original` does to them.
+def original_tensors(model: SapiensPreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a model under the original's names, one by one: the inverse of what `load_original` does to them.
 
     Args:
         model: One of the Sapiens models. A `SapiensModel` gives the flat names of a `_clean.pth`.
 
-    Returns:
-        Tensors by original name; query, key and value are fused again.
+    Yields:
+        Original name and tensor. Query, key and value are fused again, which is the only copy.
 
     Raises:
         ValueError: The class has no counterpart in the original.
@@ -96,12 +97,16 @@ def to_original_state_dict(model: SapiensPreTrainedModel) -> dict[str, torch.Ten
         raise ValueError(f"{type(model).__name__} has no counterpart among the original's checkpoints.")
     prefix = "model." if task == "encoder" else ""
     ours = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    original: dict[str, torch.Tensor] = {}
-    for name in ours:
+    for name, tensor in ours.items():
         source, parts = original_key(name, task) or (name, (name,))
-        if source not in original:
-            original[source] = torch.cat([ours[p] for p in parts]) if len(parts) > 1 else ours[name]
-    return {name.removeprefix("backbone."): t for name, t in original.items()} if task == "encoder" else original
+        if name == parts[0]:
+            fused = torch.cat([ours[part] for part in parts]) if len(parts) > 1 else tensor
+            yield source.removeprefix("backbone.") if task == "encoder" else source, fused
+
+
+def to_original_state_dict(model: SapiensPreTrainedModel) -> dict[str, torch.Tensor]:
+    """All of `original_tensors` as a dict, ready for `torch.save`."""
+    return dict(original_tensors(model))
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
