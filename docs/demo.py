@@ -2,7 +2,7 @@
 
 Run with `make demo`, or `python docs/demo.py --output demo_output`. Nothing is downloaded. The weights are random, so
 the pictures show that every step runs at full size, not what Sapiens sees: give Meta's own file to `--model` for that.
- About 3 GB of memory, 1.4 GB of disk at a time, and a few minutes on two CPU cores.
+About 3 GB of memory, 1.4 GB of disk at a time, and a few minutes on two CPU cores.
 """
 
 import argparse

@@ -12,6 +12,7 @@ FLOORS = {
     "version": 0,
     "labels": 1,
     "metrics": 1,
+    "model_card": 1,
     "original": 1,
     "visualization": 2,
     "synthetic": 2,
