@@ -9,7 +9,7 @@ import numpy as np
 from .. import labels as label_sets
 from .body import load_body
 from .camera import Camera
-from .render import label, pose_people, see, shade, trace, visible_points
+from .render import label, label_faces, pose_people, see, shade, trace, visible_points
 from .scene import FRAMINGS, place_people, sample_camera, sample_light, sample_person
 
 
@@ -32,6 +32,7 @@ class SyntheticHumans:
     - normals (height, width, 3) float32: unit vectors, x to the right, y up, z towards the camera, 0 elsewhere
     - mask (height, width) bool: where people are
     - instances (height, width) int8: row of the person in `boxes`, -1 elsewhere
+    - face_segmentation (height, width) uint8: FaceSynthetics-19 classes, only if asked for
     - intrinsics (3, 3) float64: focal length and principal point in pixels
 
     Args:
@@ -43,6 +44,7 @@ class SyntheticHumans:
             fills the picture. Others may still walk into it; labels then have the person of the crop in row 0.
         min_pixels: people with fewer visible pixels get no row (they stay in the dense labels).
         framings: names of `scene.FRAMINGS` to choose from; None for all.
+        face_segmentation: also make the FaceSynthetics labels.
 
     Raises:
         ImportError: if the packages of the `synthetic` extra are missing.
@@ -58,6 +60,7 @@ class SyntheticHumans:
         crop: bool = False,
         min_pixels: int = 32,
         framings: tuple[str, ...] | None = None,
+        face_segmentation: bool = False,
     ) -> None:
         if len(size) != 2 or min(size) < 16:
             raise ValueError(f"size is (height, width) with at least 16 pixels each, got {size!r}.")
@@ -69,7 +72,8 @@ class SyntheticHumans:
             if name not in FRAMINGS:
                 raise ValueError(f"Unknown framing {name!r}; choose from {', '.join(FRAMINGS)}.")
         self.seed, self.size, self.people, self.length = seed, (int(size[0]), int(size[1])), people, length
-        self.crop, self.min_pixels, self.framings = crop, min_pixels, framings
+        self.crop, self.min_pixels = crop, min_pixels
+        self.framings, self.face_segmentation = framings, face_segmentation
 
     def __len__(self) -> int:
         return self.length
@@ -111,6 +115,8 @@ class SyntheticHumans:
         renamed = np.full(len(seen) + 1, -1, dtype=np.int8)  # the last entry is the background's
         renamed[rows] = np.arange(len(rows))
         dense["instances"] = renamed[dense["instances"]]
+        if self.face_segmentation:
+            dense["face_segmentation"] = label_faces(view)
         return {
             "image": shade(view, light, rng),
             "boxes": _boxes(dense["instances"], len(rows)),

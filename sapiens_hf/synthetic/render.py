@@ -18,8 +18,10 @@ from .scene import Light, Person, stand
 from .wardrobe import (
     MATERIALS,
     eye_albedo,
+    face_paint,
     hair_albedo,
     materials,
+    on_nose,
     skin_albedo,
     softened_parts,
     thickness,
@@ -272,6 +274,39 @@ def label(view: View) -> dict[str, np.ndarray]:
         "normals": normals.reshape(*shape, 3),
         "mask": (person >= 0).reshape(shape),
     }
+
+
+def label_faces(view: View) -> np.ndarray:
+    """FaceSynthetics-19 classes (height, width) uint8. Bare skin anywhere is Skin; nobody wears glasses or masks."""
+    pixels = view.pixels
+    classes = {name: number for number, name in enumerate(label_sets.class_set("face_synthetics19").names)}
+    result = np.full(len(pixels.index), classes["Clothing"], dtype=np.uint8)
+    x = pixels.canonical[:, 0]
+    head = pixels.group == _G["head"]
+    skin = pixels.material == _M["skin"]
+    result[skin] = classes["Skin"]
+    result[skin & (pixels.group == _G["neck"])] = classes["Neck"]
+    result[head & (pixels.material == _M["apparel"])] = classes["Headwear"]
+    for material, name in (("hair", "Hair"), ("cavity", "Mouth_interior"), ("tongue", "Mouth_interior")):
+        result[pixels.material == _M[material]] = classes[name]
+    lips = pixels.material == _M["lip"]
+    result[lips] = np.where(upper_lip(pixels.canonical[lips]), classes["Top_lip"], classes["Bottom_lip"])
+    ears = load_body().ear_faces[_whole_faces(view.people, pixels.hits)]
+    for side, own in (("Left", x > 0), ("Right", x <= 0)):
+        result[own & (pixels.material == _M["eye"])] = classes[f"{side}_eye"]
+        result[own & skin & head & ears] = classes[f"{side}_ear"]
+    for number, posed in enumerate(view.people):
+        face = np.flatnonzero((pixels.hits.mesh == number) & head & skin)
+        noise = SpaceNoise(np.random.default_rng(posed.person.noise_seed))
+        points = pixels.canonical[face]
+        brow, beard = face_paint(posed.person.outfit, points, noise)
+        result[face[on_nose(points)]] = classes["Nose"]
+        result[face[beard > 0.4]] = classes["Beard"]
+        brows = np.where(points[:, 0] > 0, classes["Left_brow"], classes["Right_brow"])
+        result[face[brow > 0.5]] = brows[brow > 0.5]
+    whole = np.zeros(view.camera.height * view.camera.width, dtype=np.uint8)
+    whole[pixels.index] = result
+    return whole.reshape(view.camera.height, view.camera.width)
 
 
 def visible_points(view: View) -> np.ndarray:

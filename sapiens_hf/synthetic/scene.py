@@ -20,6 +20,7 @@ FRAMINGS = {
     "bust": (0.08, 0.68, 1.0),
     "legs": (0.04, 0.0, 0.6),
     "middle": (0.05, 0.3, 0.85),
+    "face": (0.03, 0.84, 1.0),
 }
 MIN_DISTANCE_M = 0.6  # between two people's feet
 

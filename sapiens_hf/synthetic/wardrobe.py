@@ -360,24 +360,39 @@ def thickness(outfit: Outfit, body: Body, material: np.ndarray, noise: SpaceNois
     return offset
 
 
+def face_paint(outfit: Outfit, points: np.ndarray, noise: SpaceNoise) -> tuple[np.ndarray, np.ndarray]:
+    """How much eyebrow and how much beard is painted on points (num, 3) of the head, both (num,) in [0, 1]."""
+    x, y, z = points.T
+    side = np.abs(x)
+    arch = 0.7155 + 0.004 * np.sin((side - 0.012) / 0.036 * 2.6)
+    brow = np.exp(-(((z - arch) / 0.0035) ** 2)) * smoothstep(0.008, 0.014, side) * smoothstep(0.056, 0.044, side)
+    brow = brow * smoothstep(-0.06, -0.1, y)
+    if outfit.beard == 0:
+        return brow, np.zeros_like(brow)
+    jaw = smoothstep(-0.03, -0.05, y) * smoothstep(0.655, 0.635, z + 0.25 * (0.05 - side).clip(0, None) - 0.012)
+    around_lips = np.exp(-(((z - 0.631) / 0.008) ** 2) - (side / 0.022) ** 2)
+    return brow, outfit.beard * (jaw - around_lips).clip(0, 1) * (0.55 + 0.45 * noise(points, 300.0))
+
+
 def skin_albedo(outfit: Outfit, points: np.ndarray, head: np.ndarray, noise: SpaceNoise) -> np.ndarray:
     """Skin (num, 3): blotches, red cheeks and nose, painted eyebrows, beard."""
     color = outfit.skin * (1 + 0.16 * (noise(points, 14.0, 3) - 0.5))[:, None]
     x, y, z = points[head].T
-    face = color[head]
     side = np.abs(x)
-    front = smoothstep(-0.06, -0.1, y)
-    red = np.exp(-(((side - 0.038) / 0.018) ** 2) - ((z - 0.66) / 0.016) ** 2) + np.exp(-((side / 0.012) ** 2) - ((z - 0.66) / 0.01) ** 2)
-    face *= 1 + (red * front * 0.35)[:, None] * np.array([0.3, -0.35, -0.3], dtype=np.float32)
-    arch = 0.7155 + 0.004 * np.sin((side - 0.012) / 0.036 * 2.6)
-    brow = np.exp(-(((z - arch) / 0.0035) ** 2)) * smoothstep(0.008, 0.014, side) * smoothstep(0.056, 0.044, side) * front
-    if outfit.beard > 0:
-        jaw = smoothstep(-0.03, -0.05, y) * smoothstep(0.655, 0.635, z + 0.25 * (0.05 - side).clip(0, None) - 0.012)
-        around = np.exp(-(((z - 0.631) / 0.008) ** 2) - (side / 0.022) ** 2)
-        brow = np.maximum(brow, outfit.beard * (jaw - around).clip(0, 1) * (0.55 + 0.45 * noise(points[head], 300.0)))
-    amount = (0.85 * brow)[:, None]
+    cheeks = np.exp(-(((side - 0.038) / 0.018) ** 2) - ((z - 0.66) / 0.016) ** 2)
+    red = (cheeks + np.exp(-((side / 0.012) ** 2) - ((z - 0.66) / 0.01) ** 2)) * smoothstep(-0.06, -0.1, y)
+    face = color[head] * (1 + (0.35 * red)[:, None] * np.array([0.3, -0.35, -0.3], dtype=np.float32))
+    brow, beard = face_paint(outfit, points[head], noise)
+    amount = (0.85 * np.maximum(brow, beard))[:, None]
     color[head] = face * (1 - amount) + 0.8 * outfit.hair_color * amount
     return color
+
+
+def on_nose(points: np.ndarray) -> np.ndarray:
+    """Whether points (num, 3) of the head are on the nose: between its root, its wings and its base."""
+    x, y, z = points.T
+    half_width = np.interp(z, (0.650, 0.655, 0.668, 0.700), (0.010, 0.0185, 0.0165, 0.007), left=0.0, right=0.0)
+    return (np.abs(x) < half_width) & (y < -0.115)
 
 
 def hair_albedo(outfit: Outfit, points: np.ndarray, noise: SpaceNoise) -> np.ndarray:
