@@ -335,11 +335,16 @@ def _label_map_by_columns(logits: Tensor, chain: Sequence[Size]) -> Tensor:
     band = torch.empty(num_labels, logits_width, rows)
     # Torch's own threads would meet after each of these small operations; whole runs of them are shared out instead.
     workers = torch.get_num_threads()
+    inference = torch.is_inference_mode_enabled()
     with ThreadPoolExecutor(workers) as pool:
 
         def share_out(work: Callable[[int, int], None], count: int) -> None:
+            def in_the_callers_mode(begin: int, end: int) -> None:  # it belongs to a thread
+                with torch.inference_mode(inference):
+                    work(begin, end)
+
             bounds = [count * worker // workers for worker in range(workers + 1)]
-            list((pool.map if workers > 1 else map)(work, bounds[:-1], bounds[1:]))
+            list((pool.map if workers > 1 else map)(in_the_callers_mode, bounds[:-1], bounds[1:]))
 
         for start in range(0, height, rows):
             band = band[:, :, : height - start]
