@@ -6,9 +6,12 @@ import argparse
 import sys
 from typing import Any
 
+from sapiens_hf.onnxruntime_backend import ONNX_FILES
 from sapiens_hf.original import TASK_CLASSES
 
 from .convert import convert
+from .onnx import export_onnx, report_table
+from .publish import find_recipes, publication_table, publish
 from .recipes import list_recipes, recipe_table
 from .verify import verdict_table, verify
 
@@ -93,7 +96,62 @@ def _run_list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = (_add_convert, _add_verify, _add_list)
+def _add_onnx(verbs: Any) -> None:
+    parser = verbs.add_parser("onnx", help="export a model for onnxruntime and transformers.js")
+    parser.add_argument("model", help="converted folder, repository id, or a checkpoint of the original")
+    parser.add_argument("--output", required=True, help="folder to write; may be that of the model")
+    parser.add_argument("--dtype", choices=ONNX_FILES, nargs="+", default=["fp32"], help="float32 by default")
+    parser.add_argument("--task", choices=["encoder"], help="features instead of the model's own task")
+    parser.add_argument("--overwrite", action="store_true", help="replace ONNX files that are there")
+    parser.set_defaults(run=_run_onnx)
+
+
+def _run_onnx(arguments: argparse.Namespace) -> int:
+    reports = export_onnx(
+        arguments.model,
+        arguments.output,
+        dtypes=arguments.dtype,
+        task=arguments.task,
+        overwrite=arguments.overwrite,
+    )
+    print(report_table(reports))
+    return 0
+
+
+def _add_publish(verbs: Any) -> None:
+    parser = verbs.add_parser("publish", help="put released checkpoints on the Hub as complete repositories")
+    parser.add_argument("sources", nargs="*", help="repository ids or file names of released checkpoints")
+    parser.add_argument("--all", action="store_true", help="every released checkpoint")
+    parser.add_argument("--namespace", required=True, help="user or organisation to publish under")
+    parser.add_argument("--dry-run", action="store_true", help="everything but the upload")
+    parser.add_argument("--with-code", action="store_true", help="add the modelling code (trust_remote_code)")
+    parser.add_argument("--onnx", choices=ONNX_FILES, nargs="+", default=[], help="add ONNX models")
+    parser.add_argument("--work", default="publish_work", help="folder for what is in progress and what was done")
+    parser.add_argument("--private", action="store_true", help="make new repositories private")
+    parser.add_argument("--replace", action="store_true", help="commit onto repositories with other content")
+    parser.add_argument("--accept-new-source", action="store_true", help="the source file may have changed")
+    parser.add_argument("--keep-folders", action="store_true", help="keep what was uploaded")
+    parser.set_defaults(run=_run_publish)
+
+
+def _run_publish(arguments: argparse.Namespace) -> int:
+    results = publish(
+        find_recipes(arguments.sources, arguments.all),
+        arguments.namespace,
+        arguments.work,
+        dry_run=arguments.dry_run,
+        with_code=arguments.with_code,
+        onnx=arguments.onnx,
+        private=arguments.private,
+        replace_existing=arguments.replace,
+        accept_new_source=arguments.accept_new_source,
+        keep_folders=arguments.keep_folders,
+    )
+    print(publication_table(results))
+    return 1 if any(result.status == "failed" for result in results) else 0
+
+
+VERBS = (_add_convert, _add_verify, _add_list, _add_onnx, _add_publish)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -97,6 +97,8 @@ class SapiensOnnxModel:
             ) from error
         self.config = config
         self.architecture = (config.architectures or ["?"])[0]
+        if self.architecture == "SapiensForPreTraining":  # beside a pretraining model lies its encoder
+            self.architecture = "SapiensModel"
         self.output_names = output_names(self.architecture)
         self._session = onnxruntime.InferenceSession(str(path), providers=providers or ["CPUExecutionProvider"])
         found = tuple(output.name for output in self._session.get_outputs())
