@@ -383,7 +383,7 @@ def _blurred_window(maps: Tensor, x: Tensor, y: Tensor, kernel: Tensor) -> Tenso
 
 def _blurred_maximum(maps: Tensor, index: Tensor, kernel: Tensor) -> Tensor:
     """Largest value of the blurred maps (n, height, width) with these indices, in float32, zeros outside."""
-    # A few maps at a time, in the same memory, stay in the processor's cache; other devices prefer few large operations.
+    # A few maps at a time, in the same memory, stay in the processor's cache; other devices prefer large operations.
     chunk = min(4 if maps.device.type == "cpu" else 512, len(index))
     height, width = maps.shape[1:]
     reach = len(kernel) // 2
