@@ -7,5 +7,4 @@ from .camera import Camera
 from .dataset import SyntheticHumans
 from .raycast import Hits, RayCaster
 
-
 __all__ = ["Camera", "Hits", "RayCaster", "SyntheticHumans"]

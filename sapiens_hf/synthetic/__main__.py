@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--formats", type=_formats, default=FORMATS, metavar="LIST", help=f"all, or some of {','.join(FORMATS)}"
     )
     options = parser.parse_args(arguments)
-    recipe = Recipe(options.seed, *options.size, options.people, tuple(options.formats))
+    height, width = options.size
+    recipe = Recipe(options.seed, height, width, options.people, tuple(options.formats))
     try:
         written = make(options.out, recipe, options.count, options.workers, _progress_bar)
     except (FileExistsError, ImportError, ValueError, OSError) as error:

@@ -13,7 +13,6 @@ from .noise import image_noise, smoothstep
 from .scene import Light
 from .wardrobe import to_linear
 
-
 MAX_SIDE_PX = 384  # larger backgrounds are computed at this size and enlarged: they are out of focus anyway
 KINDS = {"room": 0.4, "outdoors": 0.3, "studio": 0.1, "shapes": 0.2}
 Blocked = Callable[[np.ndarray], np.ndarray]
@@ -31,7 +30,9 @@ def draw_background(rng: np.random.Generator, camera: Camera, light: Light, bloc
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     draw = {"room": _room, "outdoors": _outdoors, "studio": _studio, "shapes": _shapes}[kind]
     picture = draw(rng, small, light, blocked)
-    blur = rng.choice([0.0, rng.uniform(0.3, 1.2), rng.uniform(1.2, 4.5)], p=[0.35, 0.4, 0.25]) * max(height, width) / 256
+    blur = (
+        rng.choice([0.0, rng.uniform(0.3, 1.2), rng.uniform(1.2, 4.5)], p=[0.35, 0.4, 0.25]) * max(height, width) / 256
+    )
     picture = _resized(_blurred(picture, blur), camera.height, camera.width)
     return picture.clip(0, None)
 
@@ -97,7 +98,9 @@ def _texture(rng: np.random.Generator, kind: str, u: np.ndarray, v: np.ndarray) 
     if kind == "stripes":
         band = (np.sin(u * rng.uniform(8, 40)) > 0).astype(np.float32)
         return (first + (second - first) * 0.5 * band[:, None]) * (0.85 + 0.3 * grain)[:, None]
-    return (first + (second - first) * smoothstep(0.3, 0.7, grain)[:, None] * rng.uniform(0.1, 0.9)) * (0.8 + 0.4 * grain)[:, None]
+    return (first + (second - first) * smoothstep(0.3, 0.7, grain)[:, None] * rng.uniform(0.1, 0.9)) * (
+        0.8 + 0.4 * grain
+    )[:, None]
 
 
 def _lit(color: np.ndarray, normal: np.ndarray, light: Light, shade: np.ndarray | float = 1.0) -> np.ndarray:
@@ -154,7 +157,9 @@ def _hang_things(rng: np.random.Generator, paint: np.ndarray, u: np.ndarray, v: 
         frame = inside & ((np.abs(u - x) > w / 2 - 0.04) | (np.abs(v - y) > h / 2 - 0.04))
         if not inside.any():
             continue
-        paint[inside] = _texture(rng, str(rng.choice(["plaster", "stripes", "tiles", "planks"])), 3 * u[inside], 3 * v[inside])
+        paint[inside] = _texture(
+            rng, str(rng.choice(["plaster", "stripes", "tiles", "planks"])), 3 * u[inside], 3 * v[inside]
+        )
         paint[inside] *= rng.choice([0.5, 1.0, 2.2], p=[0.35, 0.5, 0.15])
         paint[frame] = _paint(rng)
     return paint
@@ -181,8 +186,12 @@ def _outdoors(rng: np.random.Generator, camera: Camera, light: Light, blocked: B
         top = profile[((azimuth / (2 * np.pi) + 0.5) * 2048).astype(np.int64) % len(profile)]
         below = elevation < top
         block = ((azimuth / (2 * np.pi) + 0.5) * 2048 // rng.integers(6, 24)).astype(np.int64) % 64
-        shades = np.take(to_linear((rng.uniform(40, 190, (64, 1)) + rng.normal(0, 20, (64, 3))).clip(8, 250)), block[below], axis=0)
-        cells = (np.sin(azimuth[below] * rng.uniform(150, 400)) > 0.2) & (np.sin(elevation[below] * rng.uniform(120, 300)) > 0)
+        shades = np.take(
+            to_linear((rng.uniform(40, 190, (64, 1)) + rng.normal(0, 20, (64, 3))).clip(8, 250)), block[below], axis=0
+        )
+        cells = (np.sin(azimuth[below] * rng.uniform(150, 400)) > 0.2) & (
+            np.sin(elevation[below] * rng.uniform(120, 300)) > 0
+        )
         rough = image_noise(rng, height, width, rng.uniform(20, 70), 3).reshape(-1)[below]
         color[below] = shades * (0.5 + rough)[:, None] * (1 - 0.4 * cells * (rng.random() < 0.6))[:, None] * light.sky
     ground = directions[:, 2] < -1e-3
@@ -221,7 +230,9 @@ def _shapes(rng: np.random.Generator, camera: Camera, light: Light, blocked: Blo
         x, y = rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1.1) * height
         w, h = rng.uniform(0.02, 0.6, size=2) * max(height, width) * rng.choice([0.3, 1.0])
         color = tuple(rng.integers(0, 256, size=3).tolist())
-        corners = [(x + w * np.cos(a), y + h * np.sin(a)) for a in np.sort(rng.uniform(0, 6.28, size=rng.integers(3, 7)))]
+        corners = [
+            (x + w * np.cos(a), y + h * np.sin(a)) for a in np.sort(rng.uniform(0, 6.28, size=rng.integers(3, 7)))
+        ]
         shape = rng.integers(0, 3)
         if shape == 0:
             draw.ellipse((x - w / 2, y - h / 2, x + w / 2, y + h / 2), fill=color)

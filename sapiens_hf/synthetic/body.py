@@ -18,7 +18,6 @@ import numpy as np
 
 from .poses import FINGERS, SIDES, joint_rotations
 
-
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness")
 ANCESTRIES = ("african", "asian", "caucasian")
 FACIAL_ACTIONS = (
@@ -41,7 +40,9 @@ _GROUP_OF_BONE = {
     "toe": "foot",
 }
 # WholeBody names the thumb's and the fingers' four points 1 to 4, from the palm to the tip.
-_FINGER_NAMES = dict(zip(FINGERS, ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger"), strict=True))
+_FINGER_NAMES = dict(
+    zip(FINGERS, ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger"), strict=True)
+)
 
 
 def missing_extra(package: str) -> ImportError:
@@ -67,6 +68,7 @@ class Body:
         faces (num_faces, 3): vertex numbers.
         canonical (num_vertices, 3): rest positions of the average body, metres.
         group_scores (num_vertices, num_groups): how much of each vertex belongs to each of `GROUPS`; rows sum to 1.
+        head (num_head_vertices,): numbers of the head's vertices.
         face_kind (num_faces,): 0 skin, 1 eyeball, 2 mouth cavity, 3 tongue.
     """
 
@@ -101,6 +103,7 @@ class Body:
         self._regression = regressor.regression_weights.numpy().astype(np.float32)
         self.face_kind, face_is_head = self._read_part_map()
         self._give_head_and_extremities_their_mapped_group(face_is_head)
+        self.head = np.flatnonzero(self.vertex_group == GROUPS.index("head"))
         self._face_group = self.vertex_group[self.faces[:, 0]]
         self._face_is_mixed = (self.vertex_group[self.faces] != self._face_group[:, None]).any(1)
         self._tips = self._fingertips()
@@ -177,7 +180,6 @@ class Body:
             moved = inside & (self.vertex_group != column)
             self.group_scores[moved] = 0
             self.group_scores[moved, column] = 1
-        # The back of the neck belongs to the map's head only above the hairline; bones decide between head and neck.
         self.vertex_group = self.group_scores.argmax(1)
 
     def _fingertips(self) -> dict[str, np.ndarray]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 
+MIN_DEPTH_M = 1e-3  # what is nearer is behind the camera
+
+
 @dataclass(frozen=True)
 class Camera:
     """Where the camera is and what it sees.
@@ -60,12 +63,15 @@ class Camera:
         """World points (..., 3) in camera axes."""
         return (np.asarray(points, dtype=np.float64) - self.position) @ self.rotation.T
 
+    def to_pixels(self, seen: np.ndarray) -> np.ndarray:
+        """Points (..., 3) in camera axes to pixels (..., 2) as (x, y); NaN for what is not in front of the camera."""
+        depth = np.where(seen[..., 2:] > MIN_DEPTH_M, seen[..., 2:], np.nan)
+        return self.focal_px * seen[..., :2] / depth + np.asarray(self.center_px)
+
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """World points (..., 3) to pixels (..., 2) as (x, y) and depths (...); behind the camera the pixels are NaN."""
-        x, y, z = np.moveaxis(self.to_camera(points), -1, 0)
-        safe = np.where(z > 1e-6, z, np.nan)
-        pixels = np.stack([self.focal_px * x / safe + self.center_px[0], self.focal_px * y / safe + self.center_px[1]], -1)
-        return pixels, z
+        """World points (..., 3) to pixels (..., 2) as (x, y) and depths (...), metres."""
+        seen = self.to_camera(points)
+        return self.to_pixels(seen), seen[..., 2]
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """Directions (..., 3) in camera axes through pixels (..., 2), with z = 1: a ray's length in them is depth."""
@@ -82,5 +88,8 @@ class Camera:
             height, width: size of the new picture.
         """
         zoom = width / width_px
-        center = tuple((c - at) * zoom + (size - 1) / 2 for c, at, size in zip(self.center_px, (x, y), (width, height), strict=True))
+        center = tuple(
+            (c - at) * zoom + (size - 1) / 2
+            for c, at, size in zip(self.center_px, (x, y), (width, height), strict=True)
+        )
         return replace(self, focal_px=self.focal_px * zoom, center_px=center, height=height, width=width)

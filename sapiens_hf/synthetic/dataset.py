@@ -12,7 +12,6 @@ from .camera import Camera
 from .render import label, label_faces, pose_people, see, shade, trace, visible_points
 from .scene import FRAMINGS, place_people, sample_camera, sample_light, sample_person
 
-
 Sample = dict[str, Any]
 
 
@@ -94,7 +93,7 @@ class SyntheticHumans:
         count = rng.choice(counts, p=(1 / counts) / (1 / counts).sum())  # small groups are the common ones
         people = [sample_person(rng) for _ in range(count)]
         standing = pose_people(people)
-        _, camera = sample_camera(rng, standing[0][0], height, width, self.framings)
+        _, camera = sample_camera(rng, standing[0][0], load_body().head, height, width, self.framings)
         places = place_people(rng, camera, len(people))
         light = sample_light(rng, camera)
         seen = []
@@ -129,8 +128,8 @@ class SyntheticHumans:
 
 def _crop_to_person(rng: np.random.Generator, camera: Camera, vertices: np.ndarray) -> Camera:
     """The part of the picture around a person: its box padded by 1.25, give or take, in the picture's aspect ratio."""
-    pixels, depth = camera.project(vertices)
-    pixels = pixels[depth > 1e-3]
+    pixels, _ = camera.project(vertices)
+    pixels = pixels[~np.isnan(pixels[:, 0])]
     low = np.maximum(pixels.min(0), -0.5)
     high = np.minimum(pixels.max(0), np.array([camera.width, camera.height]) - 0.5)
     span = np.maximum(high - low, 1.0)

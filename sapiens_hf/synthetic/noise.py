@@ -12,7 +12,9 @@ class SpaceNoise:
     def __init__(self, rng: np.random.Generator) -> None:
         self.table = rng.random(32**3, dtype=np.float32)
 
-    def __call__(self, points: np.ndarray, frequency: float | tuple[float, float, float], octaves: int = 1) -> np.ndarray:
+    def __call__(
+        self, points: np.ndarray, frequency: float | tuple[float, float, float], octaves: int = 1
+    ) -> np.ndarray:
         """Noise at points (num, 3); `frequency` is in cells per metre, one number or one per axis. Gives (num,)."""
         total = np.zeros(len(points), dtype=np.float32)
         scaled = points * np.asarray(frequency, dtype=np.float32)
@@ -28,8 +30,12 @@ class SpaceNoise:
         i0, j0, k0 = i & 31, (j & 31) << 5, (k & 31) << 10
         i1, j1, k1 = (i + 1) & 31, ((j + 1) & 31) << 5, ((k + 1) & 31) << 10
         table = self.table
-        near = _mix(_mix(table[i0 + j0 + k0], table[i1 + j0 + k0], x), _mix(table[i0 + j1 + k0], table[i1 + j1 + k0], x), y)
-        far = _mix(_mix(table[i0 + j0 + k1], table[i1 + j0 + k1], x), _mix(table[i0 + j1 + k1], table[i1 + j1 + k1], x), y)
+        near = _mix(
+            _mix(table[i0 + j0 + k0], table[i1 + j0 + k0], x), _mix(table[i0 + j1 + k0], table[i1 + j1 + k0], x), y
+        )
+        far = _mix(
+            _mix(table[i0 + j0 + k1], table[i1 + j0 + k1], x), _mix(table[i0 + j1 + k1], table[i1 + j1 + k1], x), y
+        )
         return _mix(near, far, z)
 
 

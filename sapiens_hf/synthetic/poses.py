@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
 SIDES = ("left", "right")
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
@@ -49,20 +48,27 @@ LIMITS = np.array(
 SPREADS = np.array([row[2] for row in _CENTRE.values()] + [row[2] for _ in SIDES for row in _SIDED.values()])
 _COLUMN = {name: index for index, name in enumerate(FREEDOMS)}
 
+Angles = dict[str, float]
 # Freedoms that a base pose does not name take these values on both sides.
-_RELAXED = {"shoulder_abduction": 12, "elbow": 14, "wrist_flexion": 4, "hip_abduction": 3, "knee": 3} | {
+_RELAXED: Angles = {"shoulder_abduction": 12, "elbow": 14, "wrist_flexion": 4, "hip_abduction": 3, "knee": 3} | {
     "thumb_curl": 12,
     **{f"{finger}_curl": 16.0 + 4 * index for index, finger in enumerate(FINGERS[1:])},
 }
-_FIST = {f"{finger}_curl": 75 for finger in FINGERS[1:]} | {"thumb_curl": 40}
-_SIT = {"hip_flexion": 82, "knee": 84, "hip_abduction": 8}
-_AKIMBO = {"shoulder_abduction": 42, "shoulder_flexion": -12, "shoulder_twist": 40, "elbow": 88, "wrist_flexion": -20}
-_OVERHEAD = {"shoulder_abduction": 150, "shoulder_flexion": 10, "elbow": 22}
-_REACH = {"shoulder_flexion": 85, "shoulder_abduction": 8, "elbow": 12}
-_TO_FACE = {"shoulder_flexion": 55, "shoulder_abduction": 10, "shoulder_twist": 10, "elbow": 128}
+_FIST: dict[str, float] = {f"{finger}_curl": 75 for finger in FINGERS[1:]} | {"thumb_curl": 40}
+_SIT: Angles = {"hip_flexion": 82, "knee": 84, "hip_abduction": 8}
+_AKIMBO: Angles = {
+    "shoulder_abduction": 42,
+    "shoulder_flexion": -12,
+    "shoulder_twist": 40,
+    "elbow": 88,
+    "wrist_flexion": -20,
+}
+_OVERHEAD: Angles = {"shoulder_abduction": 150, "shoulder_flexion": 10, "elbow": 22}
+_REACH: Angles = {"shoulder_flexion": 85, "shoulder_abduction": 8, "elbow": 12}
+_TO_FACE: Angles = {"shoulder_flexion": 55, "shoulder_abduction": 10, "shoulder_twist": 10, "elbow": 128}
 
 # weight, what both sides share (or the spine), what the left does, what the right does. A coin exchanges the sides.
-POSES: dict[str, tuple[float, dict[str, float], dict[str, float], dict[str, float]]] = {
+POSES: dict[str, tuple[float, Angles, Angles, Angles]] = {
     "stand": (3.0, {}, {}, {}),
     "contrapposto": (1.5, {"spine_side": 5}, {"knee": 18, "hip_flexion": 12, "hip_twist": 12}, {}),
     "walk": (
@@ -90,14 +96,24 @@ POSES: dict[str, tuple[float, dict[str, float], dict[str, float], dict[str, floa
     "fold": (0.7, {"shoulder_flexion": 34, "elbow": 100, "shoulder_twist": 58}, {}, {}),
     "sit": (1.6, _SIT | {"shoulder_flexion": 26, "elbow": 48}, {}, {}),
     "sit_cross": (0.6, _SIT | {"elbow": 60}, {"hip_flexion": 100, "hip_twist": -18, "hip_abduction": -4}, {}),
-    "squat": (0.9, {"hip_flexion": 95, "knee": 112, "ankle": 18, "spine_bend": 24, "hip_abduction": 18, **_REACH}, {}, {}),
+    "squat": (
+        0.9,
+        {"hip_flexion": 95, "knee": 112, "ankle": 18, "spine_bend": 24, "hip_abduction": 18, **_REACH},
+        {},
+        {},
+    ),
     "lunge": (0.9, {"spine_bend": 4}, {"hip_flexion": 70, "knee": 78}, {"hip_flexion": -18, "knee": 30, "ankle": -25}),
     "kick": (0.6, {"shoulder_abduction": 55}, {"hip_flexion": 72, "knee": 12}, {"knee": 10}),
     "tree": (0.5, _OVERHEAD, {"hip_flexion": 45, "hip_abduction": 42, "knee": 105, "hip_twist": 38}, {}),
     "bend": (0.9, {"spine_bend": 46, "hip_flexion": 40, "neck_bend": -10, "shoulder_flexion": 60}, {}, {}),
     "side_lean": (0.7, {"spine_side": 20}, {"shoulder_abduction": 150}, {"shoulder_abduction": 25}),
     "wide": (0.9, {"hip_abduction": 26, "shoulder_abduction": 50}, {}, {}),
-    "guard": (0.7, {"shoulder_flexion": 48, "elbow": 118, "spine_bend": 10, **_FIST}, {"hip_flexion": 22}, {"knee": 20}),
+    "guard": (
+        0.7,
+        {"shoulder_flexion": 48, "elbow": 118, "spine_bend": 10, **_FIST},
+        {"hip_flexion": 22},
+        {"knee": 20},
+    ),
     "free": (2.0, {}, {}, {}),
 }
 

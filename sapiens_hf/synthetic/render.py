@@ -29,7 +29,6 @@ from .wardrobe import (
     upper_lip,
 )
 
-
 _M = {name: index for index, name in enumerate(MATERIALS)}
 _G = {name: index for index, name in enumerate(GROUPS)}
 # How deep under the skin a point may lie and still be seen, metres on an adult, and the groups whose skin covers it.
@@ -50,7 +49,15 @@ _COVER: dict[str, tuple[float, tuple[str, ...]]] = {
 }
 _FINGER_COVER = (0.025, ("hand",))
 _ADULT_M = 1.7
-_GLOSS = {"skin": (0.05, 22), "hair": (0.05, 26), "eye": (0.9, 220), "lip": (0.16, 40), "tongue": (0.2, 40), "shoe": (0.12, 40)}
+_LIP_COLOR = np.array([150, 60, 62])
+_GLOSS = {
+    "skin": (0.05, 22),
+    "hair": (0.05, 26),
+    "eye": (0.9, 220),
+    "lip": (0.16, 40),
+    "tongue": (0.2, 40),
+    "shoe": (0.12, 40),
+}
 
 
 @dataclass
@@ -113,21 +120,19 @@ def see(person: Person, vertices: np.ndarray, points: np.ndarray, camera: Camera
     flat = body.face_normals(seen.astype(np.float32))
     normals = body.vertex_normals(flat)
     facing = np.einsum("fc,fc->f", flat, np.take(seen, body.faces[:, 0], axis=0)) < 0
-    depth = np.maximum(seen[:, 2], 1e-3)
-    x = camera.focal_px * seen[:, 0] / depth + camera.center_px[0]
-    y = camera.focal_px * seen[:, 1] / depth + camera.center_px[1]
+    pixels = camera.to_pixels(seen)
+    x, y = pixels.T
     # One bit for each side of the picture that a vertex is beyond; a face is away when its corners share one. A margin
     # of a fifth of the picture keeps what throws shadows from just outside.
     beyond = (x < -0.2 * camera.width) + 2 * (x > 1.2 * camera.width) + 4 * (y < -0.2 * camera.height)
     beyond = (beyond + 8 * (y > 1.2 * camera.height)).astype(np.uint8)
-    beyond[seen[:, 2] < 1e-3] = 16
+    beyond[np.isnan(x)] = 16
     corners = np.take(beyond, body.faces)
     kept = facing & ((corners[:, 0] & corners[:, 1] & corners[:, 2]) == 0) & (corners.max(1) < 16)
     faces = np.flatnonzero(kept)
     used = np.zeros(len(seen), dtype=bool)
     used[np.take(body.faces, faces, axis=0)] = True
-    inside = np.stack([x[used], y[used]]) if len(faces) else np.zeros((2, 1))
-    box = (*inside.min(1), *inside.max(1))
+    box = (*pixels[used].min(0), *pixels[used].max(0)) if len(faces) else (0.0, 0.0, 0.0, 0.0)
     return Posed(person, seen, normals, faces, np.flatnonzero(used), box, camera.to_camera(points), stature)
 
 
@@ -231,7 +236,13 @@ def _class_table() -> np.ndarray:
     """(num_materials, num_groups) Goliath class of each material on each group."""
     classes = label_sets.class_set("goliath28")
     table = np.zeros((len(MATERIALS), len(GROUPS)), dtype=np.uint8)
-    fixed = {"hair": "Hair", "upper": "Upper_Clothing", "lower": "Lower_Clothing", "apparel": "Apparel", "tongue": "Tongue"}
+    fixed = {
+        "hair": "Hair",
+        "upper": "Upper_Clothing",
+        "lower": "Lower_Clothing",
+        "apparel": "Apparel",
+        "tongue": "Tongue",
+    }
     fixed |= dict.fromkeys(("eye", "cavity", "lip"), "Face_Neck")
     skin = {"upper_arm": "Upper_Arm", "lower_arm": "Lower_Arm", "hand": "Hand", "thigh": "Upper_Leg"}
     skin |= {"shin": "Lower_Leg", "foot": "Foot"}
@@ -297,11 +308,10 @@ def label_faces(view: View) -> np.ndarray:
         result[own & skin & head & ears] = classes[f"{side}_ear"]
     for number, posed in enumerate(view.people):
         face = np.flatnonzero((pixels.hits.mesh == number) & head & skin)
-        noise = SpaceNoise(np.random.default_rng(posed.person.noise_seed))
         points = pixels.canonical[face]
-        brow, beard = face_paint(posed.person.outfit, points, noise)
+        brow, beard = face_paint(posed.person.outfit, points)
         result[face[on_nose(points)]] = classes["Nose"]
-        result[face[beard > 0.4]] = classes["Beard"]
+        result[face[beard > 0.5]] = classes["Beard"]
         brows = np.where(points[:, 0] > 0, classes["Left_brow"], classes["Right_brow"])
         result[face[brow > 0.5]] = brows[brow > 0.5]
     whole = np.zeros(view.camera.height * view.camera.width, dtype=np.uint8)
@@ -317,12 +327,10 @@ def visible_points(view: View) -> np.ndarray:
     """
     camera, body = view.camera, load_body()
     points = np.stack([posed.points for posed in view.people])
-    x, y, z = np.moveaxis(points, -1, 0)
-    z_safe = np.where(z > 1e-3, z, np.nan)
-    pixels = np.stack([camera.focal_px * x / z_safe + camera.center_px[0], camera.focal_px * y / z_safe + camera.center_px[1]], -1)
+    z = points[..., 2]
+    pixels = camera.to_pixels(points)
     low, high = -0.5, np.array([camera.width - 0.5, camera.height - 0.5])
-    with np.errstate(invalid="ignore"):
-        inside = ((pixels >= low) & (pixels < high)).all(-1)
+    inside = ((pixels >= low) & (pixels < high)).all(-1)  # not a number is not inside
     owner, joint = np.nonzero(inside)
     rays = points[owner, joint] / z[owner, joint][:, None]
     hits = view.caster.cast(np.zeros(3), rays)
@@ -333,7 +341,9 @@ def visible_points(view: View) -> np.ndarray:
     reach, covers = _cover_table(body.joint_names)
     stature = np.array([posed.stature_m for posed in view.people])
     gap = z[owner, joint] - hits.distance
-    own = (hits.mesh == owner) & covers[joint, group] & (gap < reach[joint] * np.maximum(stature[owner] / _ADULT_M, 0.5))
+    own = (
+        (hits.mesh == owner) & covers[joint, group] & (gap < reach[joint] * np.maximum(stature[owner] / _ADULT_M, 0.5))
+    )
     seen = (hits.mesh < 0) | (gap < 1e-3) | own
     result = np.zeros((*inside.shape, 3))
     result[owner, joint, :2] = pixels[owner, joint]
@@ -444,7 +454,7 @@ def _albedo(view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 head = pixels.group[here] == _G["head"]
                 color[here] = skin_albedo(outfit, points, head, noise)
                 if name != "skin":
-                    color[here] = 0.55 * color[here] + 0.45 * to_linear(np.array([150, 60, 62])) * (0.3 + outfit.skin.mean())
+                    color[here] = 0.55 * color[here] + 0.45 * to_linear(_LIP_COLOR) * (0.3 + outfit.skin.mean())
             if name in _GLOSS:
                 gloss[here], power[here] = _GLOSS[name]
     return color, gloss, power

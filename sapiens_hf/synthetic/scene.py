@@ -1,4 +1,4 @@
-"""What is in a picture: who, in which pose and clothes, where, lit and seen how. All of it follows from (seed, index)."""
+"""What is in a picture: who, in which pose and clothes, where, lit and seen how. All follows from (seed, index)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .camera import Camera
 from .poses import sample_pose
 from .wardrobe import Outfit, sample_outfit
 
-
-# What of a person fills the picture: share of the stature at the bottom and at the top, and how often.
+# What of a person fills the picture: how often, and from which share of the height of the head's top to which. The
+# whole person includes arms above the head, the others do not.
 FRAMINGS = {
-    "whole": (0.55, 0.0, 1.0),
+    "whole": (0.55, 0.0, 9.0),
     "knees_up": (0.15, 0.26, 1.0),
     "hips_up": (0.13, 0.48, 1.0),
     "bust": (0.08, 0.68, 1.0),
     "legs": (0.04, 0.0, 0.6),
     "middle": (0.05, 0.3, 0.85),
-    "face": (0.03, 0.84, 1.0),
+    "face": (0.03, 0.86, 1.0),
 }
 MIN_DISTANCE_M = 0.6  # between two people's feet
 
@@ -101,20 +101,27 @@ def stand(vertices: np.ndarray, points: np.ndarray, person: Person) -> tuple[np.
 
 
 def sample_camera(
-    rng: np.random.Generator, vertices: np.ndarray, height: int, width: int, framings: tuple[str, ...] | None = None
+    rng: np.random.Generator,
+    vertices: np.ndarray,
+    head: np.ndarray,
+    height: int,
+    width: int,
+    framings: tuple[str, ...] | None = None,
 ) -> tuple[str, Camera]:
     """A camera in front of (at smaller y than) the first person, framing a part of it.
 
     Args:
         vertices: (num_vertices, 3) the first person in the world.
+        head: numbers of the vertices of the head.
         framings: names from `FRAMINGS` to choose from; None for all.
     """
     names = tuple(FRAMINGS) if framings is None else framings
     weights = np.array([FRAMINGS[name][0] for name in names])
     framing = names[rng.choice(len(names), p=weights / weights.sum())]
     _, low, high = FRAMINGS[framing]
-    top = vertices[:, 2].max()
-    inside = vertices[(vertices[:, 2] >= low * top) & (vertices[:, 2] <= high * top)]
+    top = vertices[head, 2].max()
+    inside = vertices[head] if framing == "face" else vertices
+    inside = inside[(inside[:, 2] >= low * top) & (inside[:, 2] <= high * top)]
     middle = (inside.min(0) + inside.max(0)) / 2
     span_x, _, span_z = np.ptp(inside, axis=0)
     margin = rng.uniform(1.06, 1.7)
@@ -127,7 +134,9 @@ def sample_camera(
     position = middle + distance * back
     position[2] = max(position[2], 0.12)
     slack = max(margin - 1, 0.1) / margin / 2
-    aim = middle + np.array([rng.uniform(-1, 1), 0, rng.uniform(-1, 1)]) * slack * span * np.array([width / height, 1, 1])
+    aim = middle + np.array([rng.uniform(-1, 1), 0, rng.uniform(-1, 1)]) * slack * span * np.array(
+        [width / height, 1, 1]
+    )
     return framing, Camera.look_at(position, aim, focal_px, height, width, roll_deg=float(rng.normal(0, 2.0)))
 
 
@@ -156,7 +165,9 @@ def sample_light(rng: np.random.Generator, camera: Camera) -> Light:
     toward = -camera.rotation[2] * np.array([1, 1, 0])
     toward = toward / max(np.linalg.norm(toward), 1e-9)
     aside = np.array([-toward[1], toward[0], 0])
-    to_key = np.cos(elevation) * (np.cos(azimuth) * toward + np.sin(azimuth) * aside) + np.array([0, 0, np.sin(elevation)])
+    to_key = np.cos(elevation) * (np.cos(azimuth) * toward + np.sin(azimuth) * aside) + np.array(
+        [0, 0, np.sin(elevation)]
+    )
     warmth = rng.uniform(-0.25, 0.3)
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
     strength = rng.uniform(0.25, 1.0)

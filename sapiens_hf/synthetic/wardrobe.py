@@ -1,9 +1,9 @@
-"""What people wear: clothes, shoes, hair and apparel as regions of the canonical body, their thickness and their colours.
+"""What people wear: clothes, shoes, hair and apparel as regions of the canonical body, their thickness and colours.
 
 A region is a rule over canonical coordinates (metres; the average body at rest, pelvis near the origin, see body.py)
-and body groups. The same rule paints pixels, names their part, and lets the cloth stand off from the skin, so the three
-cannot disagree. Heights that matter: soles -0.82, ankles -0.75, knees -0.35, crotch -0.02, waist 0.15, shoulders 0.51,
-chin 0.585, mouth 0.631, eyes 0.697, forehead's hairline 0.757, crown 0.807.
+and body groups. The same rule paints pixels, names their part, and lets the cloth stand off from the skin, so the
+three cannot disagree. Heights that matter: soles -0.82, ankles -0.75, knees -0.35, crotch -0.02, waist 0.15, shoulders
+0.51, chin 0.585, mouth 0.631, eyes 0.697, forehead's hairline 0.757, crown 0.807.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import numpy as np
 from .body import GROUPS, Body
 from .noise import SpaceNoise, smoothstep
 
-
 MATERIALS = ("skin", "hair", "upper", "lower", "sock", "shoe", "apparel", "eye", "cavity", "lip", "tongue")
 _M = {name: index for index, name in enumerate(MATERIALS)}
 _G = {name: index for index, name in enumerate(GROUPS)}
 _PARTS = ("upper_arm", "lower_arm", "hand", "thigh", "shin", "foot")
 _PART_OF_GROUP = np.array([_PARTS.index(part) if (part := name.partition("_")[2]) else -1 for name in GROUPS])
-_SHOULDER, _ELBOW, _WRIST = (np.array(p) for p in ((0.162, -0.017, 0.467), (0.329, -0.021, 0.279), (0.446, -0.179, 0.164)))
+_SHOULDER, _ELBOW, _WRIST = (
+    np.array(p) for p in ((0.162, -0.017, 0.467), (0.329, -0.021, 0.279), (0.446, -0.179, 0.164))
+)
 _EYE = np.array([0.029, -0.119, 0.697])
 _MOUTH_Z = 0.6305
 # Side view of the hairline: height of the lowest hair at each y, from the forehead round the ear to the nape.
@@ -101,7 +102,9 @@ PATTERNS = ("plain", "stripes", "bars", "checks", "dots", "blotches", "block", "
 
 def _color(rng: np.random.Generator, low: float = 0.12, high: float = 0.95) -> np.ndarray:
     """A cloth colour, linear: mostly muted, sometimes vivid, sometimes grey."""
-    saturation = rng.choice([rng.uniform(0, 0.12), rng.uniform(0.15, 0.5), rng.uniform(0.5, 0.95)], p=[0.4, 0.35, 0.25])
+    saturation = rng.choice(
+        [rng.uniform(0, 0.12), rng.uniform(0.15, 0.5), rng.uniform(0.5, 0.95)], p=[0.4, 0.35, 0.25]
+    )
     return to_linear(255 * np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(low, high))))
 
 
@@ -111,7 +114,11 @@ def _fabric(rng: np.random.Generator, patterns: tuple[float, ...], denim: float 
         return Fabric("plain", np.stack([base, base]), 1.0, 0.0, 0.02, 0.9)
     weights = np.array(patterns)
     pattern = PATTERNS[rng.choice(len(PATTERNS), p=weights / weights.sum())]
-    scale = {"checks": rng.uniform(0.03, 0.14), "stripes": rng.uniform(0.02, 0.12), "blotches": rng.uniform(0.02, 0.08)}
+    scale = {
+        "checks": rng.uniform(0.03, 0.14),
+        "stripes": rng.uniform(0.02, 0.12),
+        "blotches": rng.uniform(0.02, 0.08),
+    }
     return Fabric(
         pattern,
         np.stack([_color(rng, 0.06), _color(rng)]),
@@ -158,7 +165,11 @@ def sample_outfit(rng: np.random.Generator, masculine: float, age: float) -> Out
     tone = np.array([np.interp(position, range(len(SKIN_TONES)), channel) for channel in SKIN_TONES.T])
     skin = to_linear(tone * rng.uniform(0.94, 1.06, size=3))
     gray = age > 0.85 and rng.random() < 0.65
-    hair = HAIR_COLORS[rng.choice([8, 9])] if gray else HAIR_COLORS[min(int(abs(rng.normal(0, 2.6 if position < 4 else 1.2))), 7)]
+    hair = (
+        HAIR_COLORS[rng.choice([8, 9])]
+        if gray
+        else HAIR_COLORS[min(int(abs(rng.normal(0, 2.6 if position < 4 else 1.2))), 7)]
+    )
     hair = to_linear(hair * rng.uniform(0.85, 1.15))
     if rng.random() < 0.03:  # dyed
         hair = _color(rng)
@@ -166,7 +177,16 @@ def sample_outfit(rng: np.random.Generator, masculine: float, age: float) -> Out
     weights = np.array([0.10, 0.22, 0.4, 0.12, 0.05, 0.02, 0.06, 0.03]) * masculine
     weights += np.array([0.01, 0.03, 0.14, 0.12, 0.08, 0.2, 0.3, 0.12]) * (1 - masculine)
     style = str(rng.choice(styles, p=weights / weights.sum()))
-    length = {"bald": 0.0, "buzz": 0.003, "short": 0.012, "volume": 0.028, "afro": 0.06, "bob": 0.024, "long": 0.02, "bun": 0.009}
+    length = {
+        "bald": 0.0,
+        "buzz": 0.003,
+        "short": 0.012,
+        "volume": 0.028,
+        "afro": 0.06,
+        "bob": 0.024,
+        "long": 0.02,
+        "bun": 0.009,
+    }
     worn = {
         piece
         for piece, chance in (
@@ -176,9 +196,20 @@ def sample_outfit(rng: np.random.Generator, masculine: float, age: float) -> Out
         if rng.random() < chance
     }
     bare = rng.random() < 0.06 * masculine
-    sleeve = float(rng.choice([0.0, rng.uniform(0.3, 0.75), rng.uniform(0.8, 1.6), rng.uniform(1.85, 1.98)], p=[0.12, 0.4, 0.1, 0.38]))
-    hem = float(rng.choice([rng.uniform(0.19, 0.27), rng.uniform(0.03, 0.12), rng.uniform(-0.1, 0.03)], p=[0.07, 0.73, 0.2]))
-    lower_hem = float(rng.choice([rng.uniform(-0.14, -0.08), rng.uniform(-0.36, -0.2), rng.uniform(-0.6, -0.45), rng.uniform(-0.76, -0.69)], p=[0.1, 0.24, 0.08, 0.58]))
+    sleeve = float(
+        rng.choice(
+            [0.0, rng.uniform(0.3, 0.75), rng.uniform(0.8, 1.6), rng.uniform(1.85, 1.98)], p=[0.12, 0.4, 0.1, 0.38]
+        )
+    )
+    hem = float(
+        rng.choice([rng.uniform(0.19, 0.27), rng.uniform(0.03, 0.12), rng.uniform(-0.1, 0.03)], p=[0.07, 0.73, 0.2])
+    )
+    lower_hem = float(
+        rng.choice(
+            [rng.uniform(-0.14, -0.08), rng.uniform(-0.36, -0.2), rng.uniform(-0.6, -0.45), rng.uniform(-0.76, -0.69)],
+            p=[0.1, 0.24, 0.08, 0.58],
+        )
+    )
     feet = rng.choice(["bare", "socks", "shoes", "boots"], p=[0.12, 0.07, 0.66, 0.15])
     sock = feet == "socks" or (feet == "shoes" and rng.random() < 0.75)
     return Outfit(
@@ -330,7 +361,13 @@ def thickness(outfit: Outfit, body: Body, material: np.ndarray, noise: SpaceNois
     """
     points = body.canonical
     offset = np.zeros(len(points), dtype=np.float32)
-    cloth = {"upper": outfit.upper_loose_m, "lower": outfit.lower_loose_m, "sock": 0.002, "shoe": 0.011, "apparel": 0.006}
+    cloth = {
+        "upper": outfit.upper_loose_m,
+        "lower": outfit.lower_loose_m,
+        "sock": 0.002,
+        "shoe": 0.011,
+        "apparel": 0.006,
+    }
     for name, loose in cloth.items():
         here = material == _M[name]
         offset[here] = loose
@@ -360,8 +397,8 @@ def thickness(outfit: Outfit, body: Body, material: np.ndarray, noise: SpaceNois
     return offset
 
 
-def face_paint(outfit: Outfit, points: np.ndarray, noise: SpaceNoise) -> tuple[np.ndarray, np.ndarray]:
-    """How much eyebrow and how much beard is painted on points (num, 3) of the head, both (num,) in [0, 1]."""
+def face_paint(outfit: Outfit, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of points (num, 3) of the head is eyebrow and how much is beard, both (num,) in [0, 1]."""
     x, y, z = points.T
     side = np.abs(x)
     arch = 0.7155 + 0.004 * np.sin((side - 0.012) / 0.036 * 2.6)
@@ -371,7 +408,7 @@ def face_paint(outfit: Outfit, points: np.ndarray, noise: SpaceNoise) -> tuple[n
         return brow, np.zeros_like(brow)
     jaw = smoothstep(-0.03, -0.05, y) * smoothstep(0.655, 0.635, z + 0.25 * (0.05 - side).clip(0, None) - 0.012)
     around_lips = np.exp(-(((z - 0.631) / 0.008) ** 2) - (side / 0.022) ** 2)
-    return brow, outfit.beard * (jaw - around_lips).clip(0, 1) * (0.55 + 0.45 * noise(points, 300.0))
+    return brow, (jaw - around_lips).clip(0, 1)
 
 
 def skin_albedo(outfit: Outfit, points: np.ndarray, head: np.ndarray, noise: SpaceNoise) -> np.ndarray:
@@ -382,8 +419,9 @@ def skin_albedo(outfit: Outfit, points: np.ndarray, head: np.ndarray, noise: Spa
     cheeks = np.exp(-(((side - 0.038) / 0.018) ** 2) - ((z - 0.66) / 0.016) ** 2)
     red = (cheeks + np.exp(-((side / 0.012) ** 2) - ((z - 0.66) / 0.01) ** 2)) * smoothstep(-0.06, -0.1, y)
     face = color[head] * (1 + (0.35 * red)[:, None] * np.array([0.3, -0.35, -0.3], dtype=np.float32))
-    brow, beard = face_paint(outfit, points[head], noise)
-    amount = (0.85 * np.maximum(brow, beard))[:, None]
+    brow, beard = face_paint(outfit, points[head])
+    stubble = outfit.beard * beard * (0.55 + 0.45 * noise(points[head], 300.0))
+    amount = (0.85 * np.maximum(brow, stubble))[:, None]
     color[head] = face * (1 - amount) + 0.8 * outfit.hair_color * amount
     return color
 

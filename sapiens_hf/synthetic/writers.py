@@ -30,7 +30,6 @@ from .. import labels as label_sets
 from .body import load_body
 from .dataset import Sample, SyntheticHumans
 
-
 FORMATS = ("coco", "trees", "face_synthetics", "table")
 ROWS_PER_SHARD = 256
 VERSION = 1  # raise when the same seed gives other pictures
@@ -83,7 +82,9 @@ def make(
     """
     unknown = set(recipe.formats) - set(FORMATS)
     if unknown or not recipe.formats:
-        raise ValueError(f"Unknown formats {', '.join(sorted(unknown)) or '(none)'}; choose from {', '.join(FORMATS)}.")
+        raise ValueError(
+            f"Unknown formats {', '.join(sorted(unknown)) or '(none)'}; choose from {', '.join(FORMATS)}."
+        )
     if count < 1 or workers < 1:
         raise ValueError(f"count and workers must be at least 1, got {count} and {workers}.")
     if "table" in recipe.formats:
@@ -97,7 +98,9 @@ def make(
     steps = _written(folder, recipe, missing, workers)
     for _ in progress(steps, count, count - len(missing)) if progress else steps:
         pass
-    records = [json.loads((folder / "records" / f"{index:06d}.json").read_text(encoding="utf-8")) for index in range(count)]
+    records = [
+        json.loads((folder / "records" / f"{index:06d}.json").read_text(encoding="utf-8")) for index in range(count)
+    ]
     if "coco" in recipe.formats:
         _write_coco(folder / "annotations", records, recipe)
     if "table" in recipe.formats:
@@ -111,11 +114,17 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     wanted = json.loads(json.dumps({"version": VERSION, **asdict(recipe)}))
     if manifest.is_file():
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        other = [f"{key} {found.get(key)!r} instead of {value!r}" for key, value in wanted.items() if found.get(key) != value]
+        other = [
+            f"{key} {found.get(key)!r} instead of {value!r}"
+            for key, value in wanted.items()
+            if found.get(key) != value
+        ]
         if other:
             raise FileExistsError(f"{folder} holds a data set with {'; '.join(other)}. Choose another folder.")
     elif any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and holds no dataset.json of this command. Choose another folder.")
+        raise FileExistsError(
+            f"{folder} is not empty and holds no dataset.json of this command. Choose another folder."
+        )
     else:
         _write(manifest, json.dumps(wanted, indent=1).encode())
     (folder / "records").mkdir(exist_ok=True)
@@ -185,7 +194,12 @@ def _npy(values: np.ndarray) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------------------- COCO
-_WHOLEBODY_PARTS = {"foot": "foot_kpts", "face": "face_kpts", "left_hand": "lefthand_kpts", "right_hand": "righthand_kpts"}
+_WHOLEBODY_PARTS = {
+    "foot": "foot_kpts",
+    "face": "face_kpts",
+    "left_hand": "lefthand_kpts",
+    "right_hand": "righthand_kpts",
+}
 _WHOLEBODY_BOXES = {"face": "face", "left_hand": "lefthand", "right_hand": "righthand"}
 
 
@@ -237,9 +251,7 @@ def _write_coco(folder: Path, records: list[dict[str, Any]], recipe: Recipe) -> 
         annotations: list[dict[str, Any]] = []
         for record in records:
             for person in record["people"]:
-                kept = {
-                    key: value for key, value in person.items() if keep_all or key in _COCO_KEYS
-                }
+                kept = {key: value for key, value in person.items() if keep_all or key in _COCO_KEYS}
                 annotations.append({"id": len(annotations) + 1, "image_id": record["index"], **kept})
         category = {
             "id": 1,
@@ -316,7 +328,9 @@ def _table_row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     row["normals"] = {"bytes": _png(picture.astype(np.uint8)), "path": None}
     people = record["people"]
     row["boxes"] = [person["bbox"] for person in people]
-    row["keypoints"] = [_points([person["keypoints"], *(person[key] for key in _WHOLEBODY_PARTS.values())]) for person in people]
+    row["keypoints"] = [
+        _points([person["keypoints"], *(person[key] for key in _WHOLEBODY_PARTS.values())]) for person in people
+    ]
     row["keypoints_308"] = [_points([person["goliath_wholebody_kpts"]]) for person in people]
     return row
 
