@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-# Output values per block on a CPU: 0.5 MB of float32. Smaller blocks pay for more calls, larger ones leave the cache.
+# Output values per block and CPU thread: 0.5 MB of float32. Smaller blocks pay for more calls, larger ones leave the
+# cache.
 VALUES_PER_BLOCK = 1 << 17
 
 
@@ -96,7 +97,7 @@ def sample_grid(image: Tensor, rows: Taps, columns: Taps, transform: LevelTransf
     """Sample an image bilinearly where `rows` and `columns` cross.
 
     Args:
-        image: uint8 or float32 grey levels (num_channels, height, width). A permuted view of a contiguous
+        image: uint8 or float32 grey levels (num_channels, height, width) in any memory layout; a permuted view of a
             (height, width, num_channels) array is read as it lies.
         rows: taps of the output's rows, from top to bottom, on the CPU.
         columns: taps of the output's columns, on the CPU.
@@ -105,25 +106,22 @@ def sample_grid(image: Tensor, rows: Taps, columns: Taps, transform: LevelTransf
     """
     num_channels, num_rows, num_columns = out.shape
     device = image.device
-    planes, samples = _as_planes(image)
-    groups, row_length = planes.shape[0], samples * num_columns
-    left_weight = columns.first_weight.repeat(samples).to(device)
-    right_weight = columns.second_weight.repeat(samples).to(device)
-    offset, divisor = (None if v is None else v.to(device).view(groups, samples, 1, 1) for v in transform[1:])
+    left_weight, right_weight = columns.first_weight.to(device), columns.second_weight.to(device)
+    offset, divisor = (None if v is None else v.to(device).view(-1, 1, 1) for v in transform[1:])
 
-    block = (
-        max(1, min(VALUES_PER_BLOCK // (num_channels * num_columns), num_rows)) if device.type == "cpu" else num_rows
-    )
-    sources, num_source_rows, pairs, weights = _row_blocks(planes, rows, block)
-    shape = (groups, num_source_rows, row_length)
-    left, right = (_interleaved(index, samples).to(device).expand(shape) for index in (columns.first, columns.second))
+    block = num_rows
+    if device.type == "cpu":
+        values_per_block = VALUES_PER_BLOCK * torch.get_num_threads()
+        block = max(1, min(values_per_block // (num_channels * num_columns), num_rows))
+    sources, num_source_rows, pairs, weights = _row_blocks(image, rows, block)
+    shape = (num_channels, num_source_rows, num_columns)
+    left, right = (index.to(device).expand(shape) for index in (columns.first, columns.second))
     # Every block reuses the same memory: fresh pages cost more than the arithmetic.
     left_levels, right_levels = torch.empty(2, *shape, dtype=image.dtype, device=device)
     blended, right_floats = torch.empty(2, *shape, dtype=torch.float32, device=device)
     table = blended.flatten(0, 1)
     bags = torch.arange(0, pairs.shape[1], 2, device=device)
-    targets = out.unflatten(0, (groups, samples)).split(block, dim=2)
-    for source, pair, weight, target in zip(sources, pairs, weights, targets, strict=True):
+    for source, pair, weight, target in zip(sources, pairs, weights, out.split(block, dim=1), strict=True):
         torch.gather(source, 2, left, out=left_levels)
         torch.gather(source, 2, right, out=right_levels)
         blended.copy_(left_levels).mul_(left_weight).addcmul_(right_floats.copy_(right_levels), right_weight)
@@ -132,29 +130,28 @@ def sample_grid(image: Tensor, rows: Taps, columns: Taps, transform: LevelTransf
             values.round_()
             if image.is_floating_point():
                 values.clamp_(0, 255)
-        # (groups * rows, samples * columns) -> (groups, samples, rows, columns); the last block may be short
-        values = values.view(groups, block, samples, num_columns)[:, : target.shape[2]].transpose(1, 2)
+        values = values.view(num_channels, block, num_columns)[:, : target.shape[1]]  # the last block may be short
         if offset is None or divisor is None:
             target.copy_(values)
         else:
             torch.sub(values, offset, out=target).div_(divisor)
 
 
-def _row_blocks(planes: Tensor, rows: Taps, block: int) -> tuple[Iterator[Tensor], int, Tensor, Tensor]:
+def _row_blocks(image: Tensor, rows: Taps, block: int) -> tuple[Iterator[Tensor], int, Tensor, Tensor]:
     """What every block of output rows reads: blocks of equal shape, the last one padded with its last row.
 
     Args:
-        planes: (num_planes, height, row_length).
+        image: (num_channels, height, width).
         rows: taps of the output's rows.
         block: output rows per block.
 
     Returns:
-        Per block the source rows (num_planes, num_source_rows, row_length), and their number; the pairs of source rows
-        behind each output row, as rows of the flattened planes (num_blocks, num_planes * block * 2); their weights,
-        shaped alike.
+        Per block the source rows (num_channels, num_source_rows, width), and their number; the pairs of source rows
+        behind each output row, counted over all channels (num_blocks, num_channels * block * 2); their weights, shaped
+        alike.
     """
-    groups, height, _ = planes.shape
-    device = planes.device
+    num_channels, height, _ = image.shape
+    device = image.device
     num_blocks = -(-len(rows.first) // block)
     padded = torch.arange(num_blocks * block).clamp_(max=len(rows.first) - 1)
     pairs = torch.stack([rows.first, rows.second], dim=1)[padded].view(num_blocks, 2 * block)
@@ -163,27 +160,12 @@ def _row_blocks(planes: Tensor, rows: Taps, block: int) -> tuple[Iterator[Tensor
     num_source_rows = int((pairs[:, -1] - tops).max()) + 1
     if num_source_rows <= 2 * block:
         tops = tops.clamp(max=height - num_source_rows)
-        sources = (planes[:, top : top + num_source_rows] for top in tops.tolist())
+        sources = (image[:, top : top + num_source_rows] for top in tops.tolist())
         pairs = pairs - tops[:, None]
     else:  # strong downscaling: most rows are never looked at
         num_source_rows = 2 * block
-        sources = (planes.index_select(1, index) for index in pairs.to(device))
+        sources = (image[:, index] for index in pairs.to(device))
         pairs = torch.arange(num_source_rows).expand(num_blocks, -1)
-    pairs = pairs[:, None] + num_source_rows * torch.arange(groups)[:, None]  # (num_blocks, num_planes, 2 * block)
-    return sources, num_source_rows, pairs.flatten(1).to(device), weights.expand(-1, groups, -1).flatten(1).to(device)
-
-
-def _as_planes(image: Tensor) -> tuple[Tensor, int]:
-    """Planes (num_planes, height, width * samples) of an image, and the samples per pixel in each.
-
-    One plane with 3 samples per pixel for a photo as files and cameras store it, three planes with one for a tensor.
-    """
-    pixels = image.permute(1, 2, 0)
-    if pixels.is_contiguous():
-        return pixels.flatten(1)[None], image.shape[0]  # (H, W, C) -> (1, H, W * C)
-    return image.contiguous(), 1
-
-
-def _interleaved(index: Tensor, samples: int) -> Tensor:
-    """Pixel columns -> columns of a plane's rows, sample by sample: (num_columns,) -> (samples * num_columns,)."""
-    return (index * samples + torch.arange(samples)[:, None]).flatten()
+    pairs = pairs[:, None] + num_source_rows * torch.arange(num_channels)[:, None]  # (blocks, channels, 2 * block)
+    weights = weights.expand(-1, num_channels, -1)
+    return sources, num_source_rows, pairs.flatten(1).to(device), weights.flatten(1).to(device)
