@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_predict(verbs)
     _add_info(verbs)
+    _add_evaluate(verbs)
     return parser
 
 
@@ -56,7 +57,10 @@ def _add_predict(verbs) -> None:
     verb.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and data")
     verb.add_argument("--overwrite", action="store_true", help="replace results of an earlier run")
     verb.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best one by default")
-    verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "int8"))
+    verb.add_argument(
+        "--backend", default="torch", choices=("torch", "onnxruntime"), help="onnxruntime: an exported folder"
+    )
     verb.add_argument("--batch-size", type=int, default=1, help="images, or person crops, per forward pass")
     verb.add_argument(
         "--resize", default="two_step", choices=("two_step", "direct"), help="two_step is the original's"
@@ -105,7 +109,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _make_predictor(model_source: str, task: str | None, options: argparse.Namespace, **pose):
     from . import prediction
 
-    model, processor = prediction.load_model(model_source, task, options.dtype)
+    model, processor = prediction.load_model(model_source, task, options.dtype, options.backend)
     return prediction.Predictor(model, processor, options.device, options.batch_size, options.resize, **pose)
 
 
@@ -120,6 +124,35 @@ def _info(options: argparse.Namespace) -> int:
 
     for name, value in describe_model(options.model).items():
         print(f"{name + ':':32}{value}")
+    return 0
+
+
+def _add_evaluate(verbs) -> None:
+    verb = verbs.add_parser("evaluate", help="score predictions against the truth")
+    verb.add_argument("--task", required=True, choices=("pose", "segmentation", "depth", "normal"))
+    verb.add_argument("--predictions", required=True, help="folder that predict wrote; COCO results JSON for pose")
+    verb.add_argument("--truth", required=True, help="folder of files of the same names; COCO JSON for pose")
+    verb.add_argument("--masks", help="folder of person masks, for depth and normals")
+    verb.add_argument("--keypoint-set", default="coco", help="coco, coco_wholebody or goliath")
+    verb.add_argument("--class-set", default="goliath28", help="goliath28, lip20, cihp20 or face_synthetics19")
+    verb.add_argument(
+        "--align", default="none", choices=("none", "scale_shift"), help="per image, before depth errors"
+    )
+    verb.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from . import evaluation
+
+    folders = options.predictions, options.truth
+    scores = {
+        "pose": lambda: evaluation.evaluate_pose(options.truth, options.predictions, options.keypoint_set),
+        "segmentation": lambda: evaluation.evaluate_segmentation(*folders, options.class_set),
+        "depth": lambda: evaluation.evaluate_depth(*folders, options.masks, options.align),
+        "normal": lambda: evaluation.evaluate_normals(*folders, options.masks),
+    }[options.task]()
+    for name, value in scores.items():
+        print(f"{name:32}{value:.4f}" if isinstance(value, float) else f"{name:32}{value}")
     return 0
 
 

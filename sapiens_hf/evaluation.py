@@ -73,6 +73,8 @@ def evaluate_pose(
             grouped[person["image_id"]].append({**person, "keypoints": _person_keypoints(person, points, where)})
         return grouped
 
+    if isinstance(predictions, str | Path) and Path(predictions).is_dir():
+        predictions = read_predicted_people(predictions, truth, points)
     true, predicted = by_image(truth["annotations"], "annotation"), by_image(_read_json(predictions), "prediction")
     metric = load_metric("keypoint_ap")
     for image, name in images.items():
@@ -85,6 +87,44 @@ def evaluate_pose(
     )
     results["num_images"] = len(images)
     return results | _pck([*chain(*predicted.values())], [*chain(*true.values())], pck_threshold)
+
+
+def read_predicted_people(folder: Folder, truth: Mapping[str, Any], points: KeypointSet) -> list[dict[str, Any]]:
+    """What `sapiens-hf predict --task pose` wrote, as COCO results; keypoints are matched by name.
+
+    Args:
+        folder: searched for `*.pose.json`, also below.
+        truth: content of the COCO ground truth; image file names say which result belongs where.
+        points: the keypoint set to evaluate in; points that were not predicted get score 0.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or none for an image of the ground truth.
+        ValueError: if two results are of images of the same name.
+    """
+    images = {Path(image["file_name"]).name: image["id"] for image in truth["images"]}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(Path(folder).rglob("*.pose.json")):
+        content = _read_json(path)
+        if content["image"] in found:
+            raise ValueError(f"{folder} holds several results for {content['image']}; evaluate one folder at a time.")
+        found[content["image"]] = content["people"]
+    missing = sorted(set(images) - set(found))
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no .pose.json for {len(missing)} of {len(images)} images: {missing[:5]}."
+        )
+    results = []
+    for name, image_id in images.items():
+        for person in found[name]:
+            keypoints = np.zeros((len(points), 3))
+            for point in person["keypoints"]:
+                if point["label"] in points.names:
+                    keypoints[points.index(point["label"])] = point["x"], point["y"], point["score"]
+            box = person["box"]
+            corner = [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
+            row = {"image_id": image_id, "bbox": corner, "bbox_score": person["score"]}
+            results.append({**row, "keypoints": keypoints.reshape(-1).tolist()})
+    return results
 
 
 _keypoint_set = keypoint_set  # evaluate_pose has a parameter of that name
@@ -239,10 +279,19 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in suffixes]
     if not files:
         raise FileNotFoundError(f"{folder} holds no file with one of {', '.join(suffixes)}.")
-    repeated = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
+    stems = [_plain_stem(file) for file in files]
+    repeated = [stem for stem, count in Counter(stems).items() if count > 1]
     if repeated:
         raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")
-    return {file.stem: file for file in files}
+    return dict(zip(stems, files, strict=True))
+
+
+def _plain_stem(file: Path) -> str:
+    """The image's name; `sapiens-hf predict` adds the kind of data: photo.depth.npy is of photo.jpg."""
+    stem = file.stem
+    for kind in (".labels", ".depth", ".normal"):
+        stem = stem.removesuffix(kind)
+    return stem
 
 
 def _read_json(source: Any) -> Any:

@@ -90,13 +90,16 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_model(source: str, task: str | None = None, dtype: str | torch.dtype = "float32"):
+def load_model(
+    source: str, task: str | None = None, dtype: str | torch.dtype = "float32", backend: str = "torch"
+) -> tuple[Any, Any]:
     """A task model and its image processor from a folder, a Hub id or a file in Meta's format.
 
     Args:
         source: folder of `save_pretrained`, Hub id, or original file.
         task: "pose", "segmentation", "depth" or "normal"; read from the checkpoint if absent.
         dtype: as in `from_pretrained`.
+        backend: "torch", or "onnxruntime" for a folder that `python -m conversion onnx` wrote.
 
     Raises:
         ValueError: if the checkpoint is of another task, naming it.
@@ -107,6 +110,10 @@ def load_model(source: str, task: str | None = None, dtype: str | torch.dtype = 
 
     if task is not None and task not in TASK_CLASSES:
         raise ValueError(f"Unknown task {task!r}: expected one of {', '.join(TASK_CLASSES)}.")
+    if backend != "torch" and is_original_source(source):
+        raise ValueError(
+            f"{source} is a file of Meta's: export it first, python -m conversion onnx {source} --output DIR."
+        )
     if is_original_source(source):
         class_name = TASK_CLASSES[task] if task else None
         model = load_original(source, dtype=dtype, expected_class=class_name)
@@ -126,8 +133,15 @@ def load_model(source: str, task: str | None = None, dtype: str | torch.dtype = 
     if task is None or stored not in (TASK_CLASSES[task], "unknown"):
         fits = f"--task {by_class[stored]}" if stored in by_class else f"sapiens_hf.{stored}.from_pretrained"
         raise ValueError(f"{source} holds {stored}, which does not fit the task {task!r}. Use {fits}.")
-    model = getattr(sapiens_hf, TASK_CLASSES[task]).from_pretrained(source, dtype=dtype).eval()
-    return model, AutoImageProcessor.from_pretrained(source)
+    processor = AutoImageProcessor.from_pretrained(source)
+    if backend == "onnxruntime":
+        from .onnxruntime_backend import SapiensOnnxModel
+
+        number_format = {"float32": None, "float16": "fp16", "int8": "int8"}
+        if dtype not in number_format:
+            raise ValueError(f"The onnxruntime backend has no {dtype}: expected one of {', '.join(number_format)}.")
+        return SapiensOnnxModel.from_pretrained(source, number_format[dtype]), processor
+    return getattr(sapiens_hf, TASK_CLASSES[task]).from_pretrained(source, dtype=dtype).eval(), processor
 
 
 def describe_model(source: str) -> dict[str, Any]:
@@ -231,8 +245,9 @@ class Predictor:
         resize: str = "two_step",
         **pose_options,
     ):
-        self.task = {name: task for task, name in TASK_CLASSES.items()}[type(model).__name__]
-        self.model = model.to(device or default_device())
+        architecture = getattr(model, "architecture", type(model).__name__)  # an ONNX model says which class it was
+        self.task = {name: task for task, name in TASK_CLASSES.items()}[architecture]
+        self.model = model.to(device or default_device()) if isinstance(model, torch.nn.Module) else model
         self.processor = processor
         self.batch_size = batch_size
         self.resize = resize

@@ -232,3 +232,45 @@ def test_info_says_what_a_model_is(models, capsys):
 def test_unknown_task_in_load_model(models):
     with pytest.raises(ValueError, match="Unknown task 'albedo'"):
         prediction.load_model(str(models["pose"]), "albedo")
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluate
+def test_evaluate_reads_what_predict_wrote(models, photos, tmp_path, capsys):
+    """A model's own output as the truth scores perfectly; another truth does not."""
+    out = tmp_path / "out"
+    for task in ("segmentation", "depth", "normal"):
+        assert run("predict", photos / "a.png", "--model", models[task], "--output", out) == 0
+    for task in ("segmentation", "normal"):
+        (tmp_path / task).mkdir()
+    Image.open(out / "a.labels.png").save(tmp_path / "segmentation" / "a.png")
+    np.save(tmp_path / "normal" / "a.npy", np.load(out / "a.normal.npy"))
+    capsys.readouterr()
+    for task, expected in (("segmentation", "mean_iou"), ("normal", "mean ")):
+        assert run("evaluate", "--task", task, "--predictions", out, "--truth", tmp_path / task) == 0
+        line = next(row for row in capsys.readouterr().out.splitlines() if row.startswith(expected))
+        assert float(line.split()[-1]) == pytest.approx(1.0 if task == "segmentation" else 0.0, abs=0.1)
+
+
+def test_evaluate_pose_matches_people_by_name_and_image(models, photos, tmp_path, capsys):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.png": BOXES[:1]}))
+    assert run("predict", photos / "a.png", "--model", models["pose"], "--output", tmp_path, "--boxes", boxes) == 0
+    person = json.loads((tmp_path / "a.pose.json").read_text())["people"][0]
+    flat = [value for point in person["keypoints"] for value in (point["x"], point["y"], 2)]
+    annotation = {"id": 1, "image_id": 5, "category_id": 1, "bbox": BOXES[0], "area": 1500.0, "iscrowd": 0}
+    truth = {
+        "images": [{"id": 5, "file_name": "a.png", "height": 60, "width": 90}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [{**annotation, "num_keypoints": 17, "keypoints": flat}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    arguments = ("evaluate", "--task", "pose", "--predictions", tmp_path, "--truth", tmp_path / "truth.json")
+    assert run(*arguments) == 0
+    scores = dict(line.split() for line in capsys.readouterr().out.splitlines() if len(line.split()) == 2)
+    assert float(scores["AP"]) == pytest.approx(1.0) and scores["num_images"] == "1"
+
+
+def test_evaluate_names_what_is_missing(tmp_path, capsys):
+    (tmp_path / "p").mkdir()
+    assert run("evaluate", "--task", "depth", "--predictions", tmp_path / "p", "--truth", tmp_path / "t") == 2
+    assert "no folder" in capsys.readouterr().err
