@@ -88,6 +88,7 @@ def crop_matrix(centers: Tensor, scales: Tensor, size: tuple[int, int], rotation
 
     Source: original mmpose `get_udp_warp_matrix`, which also computes in double and stores single precision.
     """
+    device = centers.device
     centers, scales = _double(centers), _double(scales)
     angle = torch.deg2rad(torch.as_tensor(rotation_deg, dtype=torch.float64, device=centers.device))
     cos, sin = (t.expand(centers.shape[0]) for t in (torch.cos(angle), torch.sin(angle)))
@@ -96,7 +97,7 @@ def crop_matrix(centers: Tensor, scales: Tensor, size: tuple[int, int], rotation
     half_width, half_height = (scales / 2).unbind(-1)
     top = torch.stack([cos, -sin, -x * cos + y * sin + half_width], dim=-1) * factor_x[:, None]
     bottom = torch.stack([sin, cos, -x * sin - y * cos + half_height], dim=-1) * factor_y[:, None]
-    return torch.stack([top, bottom], dim=1).to(torch.float32)  # 2 x (N, 3) -> (N, 2, 3)
+    return torch.stack([top, bottom], dim=1).to(device, torch.float32)  # 2 x (N, 3) -> (N, 2, 3)
 
 
 def image_to_crop(points: Tensor, centers: Tensor, scales: Tensor, size: tuple[int, int]) -> Tensor:
@@ -303,10 +304,11 @@ def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Te
         )
     maps = heatmaps.detach().contiguous().view(-1, height, width)  # (N, K, h, w) -> (N*K, h, w)
     scores, x, y = _find_peaks(maps)
+    window = _blurred_window(maps, x, y, kernel)
+    scores, x, y = (t.to(window.device) for t in (scores, x, y))
     found = scores.isfinite() & (scores > 0)
     scores = torch.where(scores.isfinite(), scores, 0.0)
 
-    window = _blurred_window(maps, x, y, kernel)
     lowest, highest = window.amin(dim=(1, 2)), window.amax(dim=(1, 2))
     # The blurred maximum lies between `highest` and the raw one, so after rescaling every value of a positive window
     # lies between its present value and the raw maximum. Nothing is clipped if those two are in range; everything is
@@ -316,17 +318,16 @@ def decode_heatmaps(heatmaps: Tensor, kernel_size: int = 11) -> tuple[Tensor, Te
     rescale = torch.ones_like(scores, dtype=window.dtype)
     clipped = (found & ~(unclipped | flat)).nonzero()[:, 0]
     if len(clipped):
-        ratio = (scores[clipped] / _blurred_maximum(maps, clipped, kernel)).to(rescale)
+        ratio = (scores[clipped] / _blurred_maximum(maps, clipped.to(maps.device), kernel).to(scores)).to(rescale)
         # The ratio is negative where the whole blurred map is, and the original uses it so. Only 0 has none.
         rescale[clipped] = torch.where(ratio.isfinite(), ratio, 1.0)
     logs = (window * rescale[:, None, None]).clamp(*LOG_RANGE).log()
 
     peak = torch.stack([x, y], dim=-1)
-    refined = (peak - _newton_step(logs)).to(device=maps.device, dtype=torch.float32)
-    peak = peak.to(torch.float32)
-    refined = torch.where(refined.isfinite().all(dim=-1, keepdim=True), refined, peak)
-    keypoints = torch.where(found[:, None], refined, -1.0)
-    return keypoints.view(people, num_keypoints, 2), scores.view(people, num_keypoints)
+    refined = (peak - _newton_step(logs)).to(torch.float32)
+    refined = torch.where(refined.isfinite().all(dim=-1, keepdim=True), refined, peak.to(torch.float32))
+    keypoints = torch.where(found[:, None], refined, -1.0).view(people, num_keypoints, 2)
+    return keypoints.to(maps.device), scores.view(people, num_keypoints).to(maps.device)
 
 
 def _blur_kernel(kernel_size: int, device: torch.device) -> Tensor:

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from transformers import Sapiens2ImageProcessor
 
-from sapiens_hf.heatmaps_sapiens import boxes_to_crops, crop_to_image, decode_heatmaps
+from sapiens_hf import SapiensImageProcessor
+from sapiens_hf.heatmaps_sapiens import boxes_to_crops
 
 NUM_KEYPOINTS, HEIGHT, WIDTH = 308, 256, 192
 SIZE = (1024, 768)
@@ -96,12 +97,11 @@ def compare(kind: str, people: int, repeats: int) -> None:
     heatmaps = make_maps(kind, people)
     boxes = [[30.0 + 40 * person, 20.0 + 10 * person, 240.0 + person, 510.0] for person in range(people)]
     centers, scales = boxes_to_crops(torch.tensor(boxes, dtype=torch.float64), SIZE)
-    peer = Sapiens2ImageProcessor()
+    processor, peer = SapiensImageProcessor(), Sapiens2ImageProcessor()
     outputs = SimpleNamespace(heatmaps=heatmaps)
 
-    def ours() -> tuple[torch.Tensor, torch.Tensor]:
-        keypoints, scores = decode_heatmaps(heatmaps)
-        return crop_to_image(keypoints, centers, scales, (HEIGHT, WIDTH)), scores
+    def ours() -> list[dict[str, torch.Tensor]]:
+        return processor.post_process_pose_estimation(outputs, [boxes])[0]
 
     def opencv() -> tuple[np.ndarray, np.ndarray]:
         return decode_opencv(heatmaps.numpy(), centers.numpy(), scales.numpy())
@@ -109,7 +109,7 @@ def compare(kind: str, people: int, repeats: int) -> None:
     def sapiens2() -> object:
         return peer.post_process_pose_estimation(outputs, [boxes])
 
-    got, want = ours()[0].numpy(), opencv()[0]
+    got, want = np.stack([person["keypoints"].numpy() for person in ours()]), opencv()[0]
     difference = np.abs(got - want).max(-1)
     rows = {work.__name__: median_ms(work, repeats) for work in (opencv, sapiens2, ours)}
     print(
