@@ -21,6 +21,8 @@ from .metrics import load_metric
 LABEL_SUFFIXES = (".png", ".npy", ".bmp", ".tif", ".tiff")
 ARRAY_SUFFIXES = (".npy",)
 MASK_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
+# How `sapiens-hf predict` ends its files; a folder that has such files may hold the other tasks' files too.
+PREDICTED = {"segmentation": ".labels.png", "depth": ".depth.npy", "normal": ".normal.npy"}
 # COCO-WholeBody spreads a person over these keys, in the order of its keypoints.
 WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 GOLIATH_KEY = "goliath_wholebody_kpts"
@@ -170,7 +172,7 @@ def evaluate_segmentation(
     classes = _class_set(class_set)
     metric = load_metric("mean_iou")
     num_images = 0
-    for stem, truth, prediction in _same_stems(gt_dir, pred_dir, suffixes=(LABEL_SUFFIXES, LABEL_SUFFIXES)):
+    for stem, truth, prediction in _same_stems(gt_dir, pred_dir, suffixes=(LABEL_SUFFIXES,) * 2, kind="segmentation"):
         with _naming(stem):
             metric.add(prediction=_read_labels(prediction), reference=_read_labels(truth))
         num_images += 1
@@ -207,7 +209,7 @@ def evaluate_depth(
         FileNotFoundError: if a folder, a prediction or a mask is missing.
         ValueError: if sizes differ or a value that counts is NaN; the message names the file.
     """
-    return _evaluate_maps("depth_metrics", _read_array, pred_dir, gt_dir, mask_dir, align=align)
+    return _evaluate_maps("depth", _read_array, pred_dir, gt_dir, mask_dir, align=align)
 
 
 def evaluate_normals(pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None = None) -> dict[str, float]:
@@ -225,16 +227,16 @@ def evaluate_normals(pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None =
         FileNotFoundError: if a folder, a prediction or a mask is missing.
         ValueError: if sizes differ or a value that counts is NaN; the message names the file.
     """
-    return _evaluate_maps("normal_metrics", _read_normals, pred_dir, gt_dir, mask_dir)
+    return _evaluate_maps("normal", _read_normals, pred_dir, gt_dir, mask_dir)
 
 
 def _evaluate_maps(
-    metric_name: str, read: Any, pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None, **options: Any
+    kind: str, read: Any, pred_dir: Folder, gt_dir: Folder, mask_dir: Folder | None, **options: Any
 ) -> dict[str, float]:
-    metric = load_metric(metric_name)
+    metric = load_metric(f"{kind}_metrics")
     folders = (gt_dir, pred_dir) if mask_dir is None else (gt_dir, pred_dir, mask_dir)
     suffixes = (ARRAY_SUFFIXES, ARRAY_SUFFIXES, MASK_SUFFIXES)[: len(folders)]
-    for stem, truth, prediction, *mask in _same_stems(*folders, suffixes=suffixes):
+    for stem, truth, prediction, *mask in _same_stems(*folders, suffixes=suffixes, kind=kind):
         with _naming(stem):
             metric.add(prediction=read(prediction), reference=read(truth), mask=_read_mask(mask[0]) if mask else None)
     return metric.compute(**options)
@@ -254,14 +256,17 @@ class _naming:  # noqa: N801 - reads as a verb in `with`
             raise ValueError(f"{self.name}: {error}") from error
 
 
-def _same_stems(*folders: Folder, suffixes: Sequence[tuple[str, ...]]) -> Iterator[tuple[Any, ...]]:
+def _same_stems(*folders: Folder, suffixes: Sequence[tuple[str, ...]], kind: str) -> Iterator[tuple[Any, ...]]:
     """Yield (stem, path in each folder) for each file of the first folder, in the order of names.
 
     Raises:
         FileNotFoundError: if a folder is missing or empty, or another folder lacks a file of the first one.
         ValueError: if two files of a folder have the same stem.
     """
-    listings = [_files_by_stem(Path(folder), allowed) for folder, allowed in zip(folders, suffixes, strict=True)]
+    listings = [
+        _files_by_stem(Path(folder), allowed, PREDICTED[kind])
+        for folder, allowed in zip(folders, suffixes, strict=True)
+    ]
     for folder, listing, allowed in zip(folders[1:], listings[1:], suffixes[1:], strict=True):
         missing = sorted(set(listings[0]) - set(listing))
         if missing:
@@ -273,25 +278,17 @@ def _same_stems(*folders: Folder, suffixes: Sequence[tuple[str, ...]]) -> Iterat
         yield stem, *(listing[stem] for listing in listings)
 
 
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _files_by_stem(folder: Path, suffixes: tuple[str, ...], predicted: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    files = [file for file in folder.iterdir() if file.suffix.lower() in suffixes]
+    files = {file: file.stem for file in folder.iterdir() if file.suffix.lower() in suffixes}
     if not files:
         raise FileNotFoundError(f"{folder} holds no file with one of {', '.join(suffixes)}.")
-    stems = [_plain_stem(file) for file in files]
-    repeated = [stem for stem, count in Counter(stems).items() if count > 1]
+    files = {file: file.name.removesuffix(predicted) for file in files if file.name.endswith(predicted)} or files
+    repeated = [stem for stem, count in Counter(files.values()).items() if count > 1]
     if repeated:
         raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")
-    return dict(zip(stems, files, strict=True))
-
-
-def _plain_stem(file: Path) -> str:
-    """The image's name; `sapiens-hf predict` adds the kind of data: photo.depth.npy is of photo.jpg."""
-    stem = file.stem
-    for kind in (".labels", ".depth", ".normal"):
-        stem = stem.removesuffix(kind)
-    return stem
+    return {stem: file for file, stem in files.items()}
 
 
 def _read_json(source: Any) -> Any:
