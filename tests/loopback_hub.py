@@ -101,6 +101,23 @@ class LoopbackHub:
             "HF_HUB_OFFLINE": "0",
         }
 
+    def patch(self, patch, home: Path, token: str = TOKEN) -> None:
+        """Points the huggingface_hub and transformers of this process here; `patch` is pytest's monkeypatch."""
+        import transformers.utils.hub
+        from huggingface_hub import constants
+
+        for name, value in self.environment(home, token).items():
+            patch.setenv(name, value)
+        patch.setattr(constants, "ENDPOINT", self.endpoint)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        patch.setattr(transformers.utils.hub, "_hf_api", None)
+
     def fail(self, pattern: str, status: int, times: int = 1) -> None:
         self.failures.append(Failure(pattern, status, times))
 

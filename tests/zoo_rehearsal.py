@@ -2,10 +2,10 @@
 
     python tests/zoo_rehearsal.py [--sources NAME ...] [--no-node] [--work FOLDER]
 
-For every released checkpoint: a narrow stand-in for Meta's file, in its exact format and under its name, is put on the
-loopback Hub; `conversion.publish` downloads, converts, verifies and uploads it with code and ONNX; a Python without
-sapiens_hf loads it by id through `pipeline(model=id)` and must get the outputs of the original file; Node runs its ONNX
-file with transformers.js. Ends with one table, one row per checkpoint.
+For every released checkpoint: a narrow stand-in for Meta's file, in its exact format and under its name, is put on
+the loopback Hub; `conversion.publish` downloads, converts, verifies and uploads it with code and ONNX; a Python
+without sapiens_hf loads it by id through `pipeline(model=id)` and must get the outputs of the original file; Node runs
+its ONNX file with transformers.js. Ends with one table, one row per checkpoint.
 """
 
 import argparse
@@ -24,8 +24,15 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from loopback_hub import LoopbackHub  # noqa: E402
-from original_files import NARROW, write_clean_pth, write_export, write_old_export, write_pth  # noqa: E402
-from original_files import random_state, write_torchscript  # noqa: E402
+from original_files import (  # noqa: E402
+    NARROW,
+    random_state,
+    write_clean_pth,
+    write_export,
+    write_old_export,
+    write_pth,
+    write_torchscript,
+)
 
 from conversion.publish import find_recipes, target_name  # noqa: E402
 from conversion.recipes import Recipe, format_table  # noqa: E402
@@ -147,7 +154,8 @@ def answer_numbers(task, run, photo):
         people = run(photo, boxes=[[4, 3, 40, 60]])
         return np.array([[point["x"], point["y"], point["score"]] for point in people[0]["keypoints"]])
     if task == "segmentation":
-        return np.stack([np.asarray(part["mask"], dtype=float) / 255 * (1 + i) for i, part in enumerate(run(photo))]).sum(0)
+        masks = [np.asarray(part["mask"], dtype=float) / 255 for part in run(photo)]
+        return np.tensordot(np.arange(1, len(masks) + 1), np.stack(masks), axes=1)
     if task == "depth":
         return run(photo)["predicted_depth"].numpy()
     if task == "normal":
