@@ -189,26 +189,16 @@ class _Inert:
     def __setitem__(self, key: Any, value: Any) -> None:
         del key, value
 
-    def append(self, value: Any) -> None:
-        """Drops a list item."""
-        del value
-
     def extend(self, values: Any) -> None:
         """Drops list items."""
         del values
-
-    def add(self, value: Any) -> None:
-        """Drops a set item."""
-        del value
 
 
 class _ScriptModule:
     """A module of a TorchScript archive: its attributes and the name of its class in the archive."""
 
     qualified_name = ""
-
-    def __init__(self) -> None:
-        self.attributes: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = state if isinstance(state, dict) else {}

@@ -179,7 +179,7 @@ model = dict(
 
 
 class _MmengineModule:
-    """Makes `mmengine.config.config.ConfigDict` importable while something is pickled."""
+    """Makes a dict and a list class of mmengine importable while something is pickled."""
 
     def __enter__(self):
         module = types.ModuleType("mmengine.config.config")
@@ -187,7 +187,8 @@ class _MmengineModule:
         self.names = ["mmengine", "mmengine.config", "mmengine.config.config"]
         for name in self.names:
             sys.modules[name] = module if name == self.names[-1] else types.ModuleType(name)
-        return module.ConfigDict
+        module.HistoryBuffer = type("HistoryBuffer", (list,), {"__module__": module.__name__})
+        return module.ConfigDict, module.HistoryBuffer
 
     def __exit__(self, *details):
         for name in self.names:
@@ -204,10 +205,12 @@ def write_pth(path: Path, spec: Spec, *, state=None, config=True, mmengine=True,
         "sigmas": np.linspace(0.02, 0.1, 5, dtype=np.float32),
         "num_keypoints": np.int64(spec.outputs),
         "keypoint_ids": {3, 1, 2},
+        "dtype": torch.bfloat16,
     }
-    with _MmengineModule() as ConfigDict:
+    with _MmengineModule() as (ConfigDict, HistoryBuffer):
         if mmengine:
             meta["dataset_meta"]["mapping"] = ConfigDict({"4": ConfigDict({"5": 6})})
+            meta["dataset_meta"]["buffers"] = [HistoryBuffer([1]), HistoryBuffer([1, 2, 3])]
         content = {
             "meta": meta,
             "state_dict": OrderedDict((prefix + k, v) for k, v in state.items()),

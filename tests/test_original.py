@@ -54,6 +54,9 @@ def test_torchscript_padding_is_not_the_recipe(tmp_path):
     spec = replace(NARROW["depth"], padding=3)  # no recipe pads by 3: it can only come from the trace
     model = load_original(files.write_torchscript(tmp_path / "a.pt2", spec), **known(spec))
     assert model.config.patch_embeddings_padding == 3
+    bare = files.rewrite_zip(tmp_path / "a.pt2", tmp_path / "b.pt2", lambda n, d: None if "modules/conv" in n else d)
+    assert read_original(bare).patch_padding is None
+    assert load_original(bare, **known(spec)).config.patch_embeddings_padding == 0  # the recipe of depth
 
 
 def test_safetensors_and_legacy_pth_and_module_prefix(tmp_path):
@@ -138,6 +141,10 @@ def test_tensors_of_another_network_inside(tmp_path):
     state["backbone.layers.7.ln1.weight"] = torch.ones(24)
     with pytest.raises(ValueError, match="layers.6.ln1.weight|layers.2.ln1"):
         load_original(write_state(tmp_path / "b.pth", state), num_attention_heads=3)
+    state = random_state(NARROW["segmentation"])
+    state["neck.mask_token"] = torch.zeros(1, 1, 16)
+    with pytest.raises(ValueError, match=r"neck.mask_token +\[1, 1, 16\] +no such tensor in this network"):
+        load_original(write_state(tmp_path / "d.pth", state))
     state = random_state(NARROW["segmentation"])
     state["backbone.cls_token"] = torch.zeros(1, 1, 24)
     with pytest.raises(ValueError, match=r"backbone.pos_embed|image_size"):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,19 @@ def test_odd_archives(tmp_path):
     (tmp_path / "g.pth").write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
         load_original(tmp_path / "g.pth")
+    with zipfile.ZipFile(path) as archive:
+        member = next(info for info in archive.infolist() if info.filename.endswith("data/20"))
+    data = bytearray(path.read_bytes())
+    data[member.header_offset] = 0
+    (tmp_path / "k.pth").write_bytes(data)
+    with pytest.raises(ValueError, match="header of member .*data/20 is damaged"):
+        load_original(tmp_path / "k.pth")
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(member.filename.encode()) - 46  # of the table of contents; both sizes at 20 and 24
+    data[entry + 20 : entry + 28] = struct.pack("<II", len(data), len(data))
+    (tmp_path / "l.pth").write_bytes(data)
+    with pytest.raises(ValueError, match="truncated: member .*data/20 leaves the file"):
+        load_original(tmp_path / "l.pth")
     torch.save([torch.ones(2)], tmp_path / "h.pth")
     with pytest.raises(ValueError, match="expected a dict"):
         load_original(tmp_path / "h.pth")
