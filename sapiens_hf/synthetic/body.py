@@ -269,6 +269,15 @@ class Body:
             Vertices (num_people, num_vertices, 3) float32 with the pelvis near the origin, and the points
             (num_people, num_names, 3) float64 that `joint_names` names, both in metres.
         """
+        output = self._posed(shapes, poses)
+        vertices = output["vertices"].numpy().astype(np.float32)
+        return vertices, self._joints(vertices, output["bone_poses"][..., :3, 3].numpy())
+
+    def bone_points(self, shapes: list[Shape], poses: np.ndarray) -> np.ndarray:
+        """Where the bones start, (num_people, num_bones, 3) metres; arguments as `pose`."""
+        return self._posed(shapes, poses)["bone_poses"][..., :3, 3].numpy()
+
+    def _posed(self, shapes: list[Shape], poses: np.ndarray) -> dict[str, Any]:
         import torch
 
         count = len(shapes)
@@ -277,9 +286,7 @@ class Body:
             transforms[:, self.bones[bone], :3, :3] = rotation
         phenotypes = {name: [shape.values[name] for shape in shapes] for name in (*PHENOTYPES, *ANCESTRIES)}
         facial = {name: [shape.facial.get(name, 0.0) for shape in shapes] for name in FACIAL_ACTIONS}
-        output = self._forward(torch.from_numpy(transforms), phenotypes, facial)
-        vertices = output["vertices"].numpy().astype(np.float32)
-        return vertices, self._joints(vertices, output["bone_poses"][..., :3, 3].numpy())
+        return self._forward(torch.from_numpy(transforms), phenotypes, facial)
 
     def _joints(self, vertices: np.ndarray, heads: np.ndarray) -> np.ndarray:
         points = {}

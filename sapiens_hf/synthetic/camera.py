@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-
 MIN_DEPTH_M = 1e-3  # what is nearer is behind the camera
 
 

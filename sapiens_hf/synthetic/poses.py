@@ -202,6 +202,11 @@ def joint_rotations(poses: np.ndarray, bones: dict[str, int], heads: np.ndarray)
     return result
 
 
+def _forward_lean_deg(upwards: np.ndarray) -> float:
+    """How far a vector (3,) that points up leans to the front."""
+    return float(np.degrees(np.arctan2(-upwards[1], upwards[2])))
+
+
 def _limb_turns(
     own: dict[str, np.ndarray], letter: str, bones: dict[str, int], heads: np.ndarray
 ) -> dict[str, list[Turn]]:
@@ -224,6 +229,9 @@ def _limb_turns(
     x, y = np.array([1.0, 0, 0]), np.array([0.0, 1, 0])
     abduction = own["shoulder_abduction"]
     lift = np.maximum(abduction, own["shoulder_flexion"]).clip(60, None) * 0.22 - 13.2  # the shoulder blade helps
+    rest_knee = _forward_lean_deg(head("lowerleg01") - head("foot")) - _forward_lean_deg(
+        head("upperleg01") - head("lowerleg01")
+    )
     leg = head("foot") - head("lowerleg01")
     across = unit(head("finger5-1") - head("finger2-1"))
     palm = np.cross(unit(head("finger3-1") - head("wrist")), across)
@@ -245,7 +253,7 @@ def _limb_turns(
         ],
         "upperleg01": [(x, -own["hip_flexion"]), (y, -own["hip_abduction"]), (leg, -0.5 * own["hip_twist"])],
         "upperleg02": [(leg, -0.5 * own["hip_twist"])],
-        "lowerleg01": [(x, own["knee"])],
+        "lowerleg01": [(x, own["knee"] - rest_knee)],
         "foot": [(x, -own["ankle"])],
     }
     for number, finger in enumerate(FINGERS, start=1):

@@ -417,7 +417,7 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
 
 
 def _averaged(values: np.ndarray, index: np.ndarray, camera: Camera) -> np.ndarray:
-    """Means (num_fields, num) of fields over the people's pixels in 5 x 5 windows: one random ray becomes soft shade."""
+    """Means (num_fields, num) over the people's pixels in 5 x 5 windows: one random ray each becomes soft shade."""
     total = np.zeros((len(values) + 1, camera.height + 6, camera.width + 6))
     rows, columns = index // camera.width + 3, index % camera.width + 3
     total[:-1, rows, columns], total[-1, rows, columns] = values, 1

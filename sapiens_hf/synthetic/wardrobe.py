@@ -289,7 +289,7 @@ def materials(outfit: Outfit, points: np.ndarray, group: np.ndarray, ear: np.nda
         elif outfit.neckline == "scoop":
             covered &= ~((np.hypot(side, 0.8 * (z - 0.535)) < outfit.neck_depth_m) & torso)
         elif outfit.neckline == "high":
-            covered |= neck & (z < 0.5 + 0.5 * outfit.neck_depth_m)
+            covered |= neck & (z < 0.55 + 0.25 * outfit.neck_depth_m)
         elif outfit.neckline == "strap" and outfit.sleeve == 0:
             covered &= (z < 0.44) | ((side > 0.05) & (side < 0.1))
         if outfit.tucked:
