@@ -93,9 +93,9 @@ def _contrast(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _hue_saturation(picture: Image.Image, saturation: float, hue_steps: int, wrap: int = 180) -> Image.Image:
-    """PIL keeps a hue of 0 to 255 where OpenCV has 0 to 179: the table goes there and back."""
-    steps = np.rint(LEVELS * 180 / 256)
-    hue = np.rint((steps + hue_steps) % wrap % 180 * 256 / 180) % 256 if hue_steps else LEVELS
+    """PIL keeps a full turn in 255 steps, rounded down, where OpenCV has 180: the table goes there and back."""
+    steps = np.rint((LEVELS + 0.5) * 180 / 255)
+    hue = np.rint((steps + hue_steps) % wrap % 180 * 255 / 180) if hue_steps else LEVELS
     return _look_up(picture.convert("HSV"), hue, LEVELS * saturation, LEVELS).convert("RGB")
 
 

@@ -138,7 +138,7 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         warmup_steps=options.warmup_steps,
         milestones=options.milestones,
     )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it reads the batch size from a loader otherwise
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # which reads the batch size from a loader otherwise
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size
     model, optimizer = accelerator.prepare(job.model, optimizer)
     if checkpoint:
@@ -146,7 +146,9 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         logger.info(f"Going on from {checkpoint}.")
 
     log = Log(folder / METRICS_FILE, accelerator, plan, state.step)
-    guard = LossGuard(options.loss_jump_factor, options.max_bad_steps, state)
+    # DeepSpeed updates the weights within `backward`: what it has used cannot be skipped any more.
+    applies_at_once = accelerator.distributed_type == DistributedType.DEEPSPEED
+    guard = LossGuard(options.loss_jump_factor, 1 if applies_at_once else options.max_bad_steps, state)
     run = Run(options, job, accelerator, model, state, log, folder)
     with StopOnSignal() as stop:
         batches = iter(loader)
@@ -179,7 +181,8 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
                 break
     log.close()
     results = run.finish(state.step == plan.num_steps)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return results
 
 
