@@ -35,6 +35,11 @@ def _upsample(maps: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean that is 0 for an empty batch, as images without people make one: a NaN would end the training."""
+    return values.sum() / max(values.numel(), 1)
+
+
 def heatmap_loss(
     heatmaps: torch.Tensor,
     labels: torch.Tensor,
@@ -60,9 +65,9 @@ def heatmap_loss(
     weights = heatmaps.new_ones(heatmaps.shape[:2]) if keypoint_weights is None else keypoint_weights.float()
     _check_shape("keypoint_weights", weights, tuple(heatmaps.shape[:2]))
     if top_k is None:
-        return ((heatmaps - labels).square() * weights[..., None, None]).mean()
+        return _mean((heatmaps - labels).square() * weights[..., None, None])
     errors = (heatmaps - labels).square().mean(dim=(2, 3)) * weights.square()  # (B, K)
-    return (errors.topk(min(top_k, errors.shape[1]), dim=1).values.sum(dim=1) / top_k).mean()
+    return _mean(errors.topk(min(top_k, errors.shape[1]), dim=1).values.sum(dim=1) / top_k)
 
 
 def segmentation_loss(
@@ -94,7 +99,7 @@ def segmentation_loss(
             )
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=logits.device)
     logits = _upsample(logits, labels.shape[-2:])
-    return F.cross_entropy(logits, labels.long(), weights, ignore_index=ignore_index, reduction="none").mean()
+    return _mean(F.cross_entropy(logits, labels.long(), weights, ignore_index=ignore_index, reduction="none"))
 
 
 def depth_loss(predicted_depth: torch.Tensor, labels: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -121,7 +126,7 @@ def depth_loss(predicted_depth: torch.Tensor, labels: torch.Tensor, eps: float =
     variance = difference.square().sum(dim=1) / count - 0.5 * (difference.sum(dim=1) / count).square()
     # The square root has no gradient at 0 (a perfect or an empty image): keep it out of the graph there.
     positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0).mean()
+    return _mean(torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0))
 
 
 def normal_loss(predicted_normal: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -164,7 +169,7 @@ def reconstruction_loss(
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
         patches = (patches - mean) / (variance + 1e-6).sqrt()
     errors = (logits - patches).square().mean(dim=-1)  # (B, N, P) -> (B, N)
-    return (errors * mask).sum() / mask.sum()
+    return (errors * mask).sum() / mask.sum().clamp(min=1)
 
 
 __all__ = ["depth_loss", "heatmap_loss", "normal_loss", "reconstruction_loss", "segmentation_loss"]

@@ -188,7 +188,7 @@ class SapiensEmbeddings(nn.Module):
         if kept_patches is not None:
             hidden_states = gather_tokens(hidden_states, kept_patches)
         if self.cls_token is not None:
-            cls_token = (self.cls_token + positions[:, :1]).expand(len(hidden_states), -1, -1)
+            cls_token = (self.cls_token + positions[:, :1]).expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)
         return self.dropout(hidden_states)
 
