@@ -22,7 +22,6 @@ from sapiens_hf.synthetic.scene import FRAMINGS, place_people, sample_person
 from sapiens_hf.synthetic.wardrobe import MATERIALS, PATTERNS, Fabric, materials, thickness
 from sapiens_hf.synthetic.writers import FORMATS, Recipe, make
 
-
 SMALL = (96, 72)
 WHOLEBODY = keypoint_set("coco_wholebody").names
 GOLIATH = keypoint_set("goliath").names
@@ -254,20 +253,35 @@ def test_joints_are_those_of_anny():
     for name, point in zip(regressor.labels, expected):
         np.testing.assert_allclose(named[name], point, atol=1e-5)
     assert set(body.joint_names) <= set(WHOLEBODY)
-    assert len(body.joint_names) == 23 + 2 * 21
+    assert len(body.joint_names) == 23 + 51 + 2 * 21
 
 
-def test_the_shortened_shape_basis_stays_near_the_full_model():
-    import anny
-    import torch
+def test_face_points_lie_where_their_numbers_say():
+    joints = joints_of(upright())
+    face = {int(name.removeprefix("face-")): point for name, point in joints.items() if name.startswith("face-")}
+    assert sorted(face) == list(range(17, 68))  # the jaw has no truth
+    partner = dict(keypoint_set("coco_wholebody").flip_pairs)
+    partner |= {right: left for left, right in partner.items()}
+    for number, point in face.items():
+        mirrored = face[partner.get(23 + number, 23 + number) - 23] * [-1, 1, 1]
+        np.testing.assert_allclose(point, mirrored, atol=2e-3, err_msg=str(number))
+    # The person's right half comes first: eyebrows, eyes and mouth run from the person's right to the left.
+    for run in ((17, 18, 19, 20, 21, 22, 23, 24, 25, 26), (31, 32, 33, 34, 35), (48, 49, 50, 51, 52, 53, 54)):
+        assert (np.diff([face[number][0] for number in run]) > 0).all()
+    for run in ((27, 28, 29, 30), (19, 37, 41), (24, 43, 47), (33, 51, 62, 66, 57)):
+        assert (np.diff([face[number][2] for number in run]) < 0).all()
+    assert face[36][0] < face[39][0] < face[42][0] < face[45][0]
+    np.testing.assert_allclose((face[36] + face[39]) / 2, joints["right_eye"], atol=0.02)
+    np.testing.assert_allclose(face[30], joints["nose"], atol=0.02)
+    assert (np.array([point[1] for point in face.values()]) < joints["left_ear"][1]).all()
 
-    body = load_body()
-    shape = sample_person(np.random.default_rng(3)).shape
-    vertices = body.pose([shape], np.zeros((1, len(FREEDOMS))))[0][0]
-    full = body.model.get_rest_vertices
-    assert body.model.blendshapes.shape[0] == 64 + 8 and callable(full)
-    assert isinstance(body.model, anny.Anny) and body.model.dtype == torch.float32
-    assert 0.9 < np.ptp(vertices[:, 2]) < 2.2
+
+def test_an_open_mouth_moves_the_lower_lip():
+    person = upright()
+    wide = replace(person, shape=replace(person.shape, facial={"jawOpen": 1.0}))
+    shut, opened = joints_of(person), joints_of(wide)
+    gap = [points["face-62"][2] - points["face-66"][2] for points in (shut, opened)]
+    assert gap[0] < 0.008 and gap[1] > gap[0] + 0.015
 
 
 def test_people_stand_on_the_ground_and_turn_by_their_yaw():

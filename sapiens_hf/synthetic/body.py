@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from .landmarks import face_anchors
 from .poses import FINGERS, SIDES, joint_rotations
+from .raycast import missing_extra
 
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness")
 ANCESTRIES = ("african", "asian", "caucasian")
@@ -43,14 +45,6 @@ _GROUP_OF_BONE = {
 _FINGER_NAMES = dict(
     zip(FINGERS, ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger"), strict=True)
 )
-
-
-def missing_extra(package: str) -> ImportError:
-    """The error for an optional package of the `synthetic` extra that is not installed."""
-    return ImportError(
-        f"Synthetic humans need the package {package!r}, which is not installed. "
-        "Install the extra: pip install sapiens_hf[synthetic]"
-    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +101,7 @@ class Body:
         self._face_group = self.vertex_group[self.faces[:, 0]]
         self._face_is_mixed = (self.vertex_group[self.faces] != self._face_group[:, None]).any(1)
         self._tips = self._fingertips()
+        self._face_names, self._face_corners, self._face_weights = face_anchors(self.canonical, self.faces)
         self.ear_vertices = np.zeros(len(self.canonical), dtype=bool)
         self.ear_vertices[self.faces[self.ear_faces]] = True
         self._edges, self._edge_starts = _directed_edges(self.faces, np.arange(len(self.canonical)))
@@ -256,7 +251,7 @@ class Body:
         hands = [f"{side}_hand_root" for side in SIDES]
         for side in SIDES:
             hands += [f"{side}_{name}{number}" for name in _FINGER_NAMES.values() for number in range(1, 5)]
-        return (*self._regressed, *hands)
+        return (*self._regressed, *self._face_names, *hands)
 
     def pose(self, shapes: list[Shape], poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pose several people at once.
@@ -299,6 +294,9 @@ class Body:
                 for joint in range(1, 4):
                     bone = self.bones[f"finger{number}-{joint}.{letter}"]
                     points[f"{side}_{_FINGER_NAMES[finger]}{joint}"] = heads[:, bone]
+        on_face = np.einsum("kc,nkcd->nkd", self._face_weights, vertices[:, self._face_corners])
+        for index, name in enumerate(self._face_names):
+            points[name] = on_face[:, index]
         for name, tip in self._tips.items():
             points[name] = vertices[:, tip].mean(1)
         return np.stack([points[name] for name in self.joint_names], axis=1).astype(np.float64)

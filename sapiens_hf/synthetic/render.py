@@ -48,6 +48,7 @@ _COVER: dict[str, tuple[float, tuple[str, ...]]] = {
     "heel": (0.06, ("foot",)),
 }
 _FINGER_COVER = (0.025, ("hand",))
+_FACE_COVER = (0.012, ("head",))
 _ADULT_M = 1.7
 _LIP_COLOR = np.array([150, 60, 62])
 _GLOSS = {
@@ -357,7 +358,8 @@ def _cover_table(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     reach, covers = np.zeros(len(names)), np.zeros((len(names), len(GROUPS)), dtype=bool)
     for row, name in enumerate(names):
         side, _, rest = name.partition("_")
-        reach[row], groups = _COVER.get(rest or name, _FINGER_COVER)
+        default = _FACE_COVER if name.startswith("face-") else _FINGER_COVER
+        reach[row], groups = _COVER.get(rest or name, default)
         for group in groups:
             covers[row, _G[group] if group in _G else _G[f"{side}_{group}"]] = True
     return reach, covers
