@@ -6,11 +6,10 @@ import re
 import pytest
 import reference
 import torch
-from reference import GOLDEN, Net, normalise, to_ours
+from reference import GOLDEN, Net
 from tiny import (
     CLASS_NAMES,
     DENSE_TASKS,
-    IMAGE_SIZE,
     enliven,
     golden,
     golden_model,
@@ -22,7 +21,6 @@ from tiny import (
     tiny_model,
     tiny_pixels,
 )
-from torch import nn
 from transformers import AutoBackbone
 
 import sapiens_hf
