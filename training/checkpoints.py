@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class TrainerState:
         last_loss: of the last step that was used.
         num_bad_steps: unusable losses in a row.
         best_value, best_step: of the best evaluation so far.
+        counts: what the run counts over all processes, such as `skipped_steps`.
     """
 
     step: int = 0
@@ -55,6 +56,7 @@ class TrainerState:
     num_bad_steps: int = 0
     best_value: float | None = None
     best_step: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:

@@ -12,8 +12,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,6 +55,20 @@ class TrainingStoppedError(RuntimeError):
     """The loss cannot be used any more; the last checkpoint is from before."""
 
 
+class Monitor:
+    """What a job adds to the steps of a run; every process calls all three. This one adds nothing."""
+
+    def before_log(self, accelerator: Accelerator, state: TrainerState) -> None:
+        """After each step, before its log line: the place to add to `state.counts`."""
+
+    def log_values(self, images_per_s: float) -> dict[str, float]:
+        """More numbers for a log line."""
+        return {}
+
+    def after_step(self, run: Run) -> None:
+        """After each step and its log line, before evaluation and checkpoint."""
+
+
 @dataclass
 class Job:
     """What a script hands to `fit`.
@@ -65,6 +79,9 @@ class Job:
         evaluator: None for no evaluation.
         eval_samples: to evaluate on.
         min_visible: pose only, see `TrainingSet`.
+        make_loader: batches of a plan, in the place of `samples` through `augment`; a batch has `name`.
+        to_inputs: batch on the device -> the model's inputs, in the place of `ModelInputs`.
+        monitor: what the job adds to the steps.
     """
 
     model: Any
@@ -74,6 +91,9 @@ class Job:
     evaluator: Evaluator | None = None
     eval_samples: SampleList | None = None
     min_visible: int = 0
+    make_loader: Callable[[StepPlan], Any] | None = None
+    to_inputs: Callable[[Any], dict[str, Any]] | None = None
+    monitor: Monitor = field(default_factory=Monitor)
 
 
 def start(options: RunOptions) -> Accelerator:
@@ -118,24 +138,28 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     checkpoint = find_checkpoint(options.resume_from_checkpoint, folder)
     state = read_state(checkpoint) if checkpoint else TrainerState()
     plan = make_plan(options, job, accelerator, state)
-    train_set: TrainingSet | StreamingSet
-    if isinstance(job.samples, StreamSamples):
-        train_set = StreamingSet(job.samples, job.augment, plan, options.skip_bad_samples)
+    if job.make_loader is not None:
+        loader = job.make_loader(plan)
     else:
-        train_set = TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples)
-    loader = make_loader(train_set, plan, options.num_workers, pin_memory=accelerator.device.type == "cuda")
-    to_inputs = ModelInputs(job.processor)
+        loader = make_loader(
+            make_training_set(options, job, plan), plan, options.num_workers, accelerator.device.type == "cuda"
+        )
+    to_inputs = job.to_inputs or ModelInputs(job.processor)
 
     base_lr = options.learning_rate
     if options.lr_base_batch:
         base_lr = scaled_lr(base_lr, plan.samples_per_step, options.lr_base_batch)
-    optimizer = build_optimizer(job.model, base_lr, options.weight_decay, options.layer_decay_rate)
+    first_beta, second_beta = options.adam_betas
+    optimizer = build_optimizer(
+        job.model, base_lr, options.weight_decay, options.layer_decay_rate, (first_beta, second_beta)
+    )
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     lr_factor = learning_rate_factor(
         options.schedule,
         steps_per_epoch=plan.steps_per_epoch,
         num_epochs=plan.num_epochs,
         warmup_steps=options.warmup_steps,
+        warmup_start_factor=options.warmup_start_factor,
         milestones=options.milestones,
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:  # which reads the batch size from a loader otherwise
@@ -145,7 +169,7 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         accelerator.load_state(str(checkpoint))
         logger.info(f"Going on from {checkpoint}.")
 
-    log = Log(folder / METRICS_FILE, accelerator, plan, state.step)
+    log = Log(folder / METRICS_FILE, accelerator, plan, state.step, job.monitor)
     # DeepSpeed updates the weights within `backward`: what it has used cannot be skipped any more.
     applies_at_once = accelerator.distributed_type == DistributedType.DEEPSPEED
     guard = LossGuard(options.loss_jump_factor, 1 if applies_at_once else options.max_bad_steps, state)
@@ -174,7 +198,9 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
                 optimizer.step()
             optimizer.zero_grad()
             state.step = step + 1
+            job.monitor.before_log(accelerator, state)
             log.step(state.step, value, norm_value, base_lr * factor, options.log_every)
+            job.monitor.after_step(run)
             run.after_step(last=state.step == plan.num_steps, must_stop=must_stop)
             if must_stop:
                 logger.warning(f"Stopped at step {state.step}; go on with --resume_from_checkpoint latest.")
@@ -184,6 +210,13 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
+
+
+def make_training_set(options: RunOptions, job: Job, plan: StepPlan) -> TrainingSet | StreamingSet:
+    """The job's samples through its augmentation."""
+    if isinstance(job.samples, StreamSamples):
+        return StreamingSet(job.samples, job.augment, plan, options.skip_bad_samples)
+    return TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples)
 
 
 def make_plan(options: RunOptions, job: Job, accelerator: Any, state: TrainerState) -> StepPlan:
@@ -254,6 +287,7 @@ class LossGuard:
             self.state.last_loss, self.state.num_bad_steps = loss, 0
             return True
         self.state.num_bad_steps += 1
+        self.state.counts["skipped_steps"] = self.state.counts.get("skipped_steps", 0) + 1
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         message = f"Step {self.state.step}: {reason}. Samples: {shown}."
         if self.state.num_bad_steps >= self.max_bad_steps:
@@ -291,8 +325,8 @@ class StopOnSignal:
 class Log:
     """Lines of `metrics.jsonl`, trackers and the progress bar, from the main process."""
 
-    def __init__(self, path: Path, accelerator: Any, plan: StepPlan, first_step: int):
-        self.accelerator, self.plan = accelerator, plan
+    def __init__(self, path: Path, accelerator: Any, plan: StepPlan, first_step: int, monitor: Monitor):
+        self.accelerator, self.plan, self.monitor = accelerator, plan, monitor
         self.file = None
         if accelerator.is_main_process:
             truncate_metrics(path, first_step)
@@ -315,6 +349,7 @@ class Log:
         rate = (step - self.since_step) * self.plan.samples_per_step / seconds
         self.restart_clock(step)
         values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": lr, "images_per_s": round(rate, 3)}
+        values |= self.monitor.log_values(rate)
         if torch.cuda.is_available():
             values["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
         self.bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{rate:.1f}")
