@@ -313,7 +313,8 @@ class SapiensHeadLayer(nn.Module):
         maps = self.convolution(maps)
         if maps.shape[0] == 0:  # torch refuses to normalise an empty batch; an image without people makes one
             return maps
-        return F.silu(F.instance_norm(maps, eps=1e-5))
+        maps = F.instance_norm(maps, eps=1e-5)
+        return F.silu(maps, inplace=not torch.is_grad_enabled())  # a map of the last layers takes 600 MB
 
 
 class SapiensDenseHead(nn.Module):
