@@ -51,7 +51,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def _lookup(kind: str, name: str, table: dict[str, dict]) -> dict:
     if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
+        near = difflib.get_close_matches(str(name).lower(), table, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Unknown Sapiens {kind} {name!r}: expected one of {', '.join(map(repr, table))}.{hint}")
     return table[name]
@@ -162,10 +162,15 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
         super().__post_init__(**kwargs)
+        if self.id2label and not self.label2id:
+            self.label2id = {name: index for index, name in self.id2label.items()}
 
     def validate_architecture(self):
         """Called by `@strict` after initialisation: refuse combinations that cannot be built."""
         super().validate_architecture()
+        for name in ("num_attention_heads", "decoder_num_attention_heads", "patch_size", "keypoint_loss_top_k"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         for width, heads in (
             ("hidden_size", "num_attention_heads"),
             ("decoder_hidden_size", "decoder_num_attention_heads"),
@@ -173,6 +178,11 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(
                     f"{width} ({getattr(self, width)}) must be a multiple of {heads} ({getattr(self, heads)})."
+                )
+            if self.use_cls_token and getattr(self, width) % 4:
+                raise ValueError(
+                    f"{width} ({getattr(self, width)}) must be a multiple of 4 with use_cls_token=True: sines and "
+                    "cosines of row and column share the channels of the fixed position table."
                 )
         if len(self.image_size) != 2 or any(s <= 0 or s % self.patch_size for s in self.image_size):
             raise ValueError(
@@ -195,8 +205,9 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"deconv_kernel_sizes must be 2, 3 or 4, got {self.deconv_kernel_sizes}.")
         if any(k < 1 or k % 2 == 0 for k in self.conv_kernel_sizes):
             raise ValueError(f"conv_kernel_sizes must be odd, got {self.conv_kernel_sizes}.")
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must lie in [0, 1), got {self.mask_ratio}.")
+        for name in ("mask_ratio", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         weights = self.semantic_loss_class_weights
         if weights is not None and len(weights) != self.num_labels:
             raise ValueError(
@@ -240,15 +251,16 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
         A changed number of labels drops the stored `flip_pairs` and class weights: they speak of the old labels.
         """
         config_dict = dict(config_dict)
-        old_labels = config_dict.get("id2label")
+        # Two labels are the default of transformers, which leaves them out of the file.
+        old_num_labels = len(config_dict.get("id2label") or range(config_dict.get("num_labels", 2)))
         num_labels = len(kwargs["id2label"]) if kwargs.get("id2label") else kwargs.get("num_labels")
-        if old_labels is not None and num_labels is not None and num_labels != len(old_labels):
+        if num_labels is not None and num_labels != old_num_labels:
             stale = [
                 n for n in ("flip_pairs", "semantic_loss_class_weights") if config_dict.get(n) and n not in kwargs
             ]
             if stale:
                 logger.warning(
-                    f"{len(old_labels)} labels become {num_labels}: {' and '.join(stale)} of the checkpoint no longer "
+                    f"{old_num_labels} labels become {num_labels}: {' and '.join(stale)} of the checkpoint no longer "
                     f"apply and {'is' if len(stale) == 1 else 'are'} dropped. Pass new ones to set them."
                 )
                 config_dict.update(dict.fromkeys(stale))
