@@ -346,9 +346,10 @@ def test_colours_are_the_originals_sums():
     for place in np.ndindex(bright.shape[:2]):
         hue, saturation, value = colorsys.rgb_to_hsv(*(bright[place] / 255))
         expected[place] = np.array(colorsys.hsv_to_rgb((hue + 9 / 180) % 1, min(saturation * 1.25, 1), value)) * 255
-    # A step of hue, two degrees, is 8.5 levels between two primaries, and is rounded once here and once in PIL.
+    # A step of hue, two degrees, is 8.5 levels between two primaries, and is rounded once here and once in PIL; each
+    # truncation of saturation, of which there are two, makes the lower channels brighter by up to a level.
     difference = done.astype(int) - expected
-    assert np.abs(difference).max() <= 9 and np.abs(difference.mean()) < 1.5
+    assert np.abs(difference).max() <= 9 and np.abs(difference.mean()) < 2
     only_contrast = distort_dense(image, FixedGenerator(0.9, 0.1, 0.1, 0.25, 0.9, 0.9))
     np.testing.assert_array_equal(only_contrast, (image * 0.75).astype(np.uint8))
     contrast_last = distort_dense(image, FixedGenerator(0.9, 0.9, 0.9, 0.9, 0.1, 0.25))

@@ -8,6 +8,7 @@ keypoints of its people, directly or inside `objects`, and each person becomes a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class TableReader:
                 f"{name} has {len(boxes)} boxes and {size} keypoint numbers; expected 3 for each of the model's "
                 f"{self.num_labels} keypoints per box."
             )
-        keypoints = np.asarray(values, dtype=np.float32).reshape(len(boxes), -1, 3)
+        keypoints = np.asarray(values, dtype=np.float32).reshape(len(boxes), self.num_labels or 0, 3)
         keypoints = np.where(keypoints[..., 2:] > 0, keypoints, 0)
         if not np.isfinite(keypoints).all() or not np.isfinite(boxes).all():
             raise BadSampleError(f"{name} has NaN or infinite boxes or visible keypoints.")
@@ -91,7 +92,10 @@ class TableReader:
         if column is None:
             return None
         outer, _, inner = column.partition(".")
-        return row[outer][inner] if inner else row[outer]
+        value = row[outer][inner] if inner else row[outer]
+        if isinstance(value, Mapping) and value.keys() == {"bytes", "path"}:  # an Image column that is not decoded
+            value = Image.open(value["path"] if value["bytes"] is None else BytesIO(value["bytes"]))
+        return value
 
 
 class TableSamples:
@@ -123,10 +127,15 @@ class StreamSamples:
     """A streamed `datasets.IterableDataset`; shuffled within a buffer, in an order that follows from seed and epoch."""
 
     def __init__(self, stream: Any, reader: TableReader, name: str = "stream", seed: int = 0, buffer_size: int = 256):
+        import datasets
+
+        for column, feature in (stream.features or {}).items():
+            if isinstance(feature, datasets.Image):  # a row that another process takes need not be decoded here
+                stream = stream.cast_column(column, datasets.Image(decode=False))
         self.stream, self.reader, self.name, self.seed, self.buffer_size = stream, reader, name, seed, buffer_size
 
     def rows(self, epoch: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Name and content of each row of an epoch; images are not yet decoded where they are Image columns."""
+        """Name and content of each row of an epoch; Image columns are not yet decoded."""
         stream = self.stream
         if self.buffer_size > 1:
             stream = stream.shuffle(seed=self.seed, buffer_size=self.buffer_size)

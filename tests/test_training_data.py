@@ -1,0 +1,569 @@
+"""Formats on disk and in tables, and what is refused; from samples to the model's inputs."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training_helpers import CLASSES, NAMES, SIZE, person, write_tree
+
+from sapiens_hf import SapiensImageProcessor
+from training.augment import NO_POSE_AUGMENTATION, augment_pose, fit_to_network
+from training.data import (
+    ModelInputs,
+    StepPlan,
+    StreamingSet,
+    TrainerCollator,
+    TrainingSet,
+    collate,
+    make_loader,
+    visible_in_crop,
+)
+from training.formats import BadSampleError, CocoKeypoints, FaceSynthetics, FolderTree, read_maps, read_rgb
+from training.layouts import class_layout, keypoint_layout, missing_pairs, other_side, paired_by_name
+from training.sources import FirstSamples, SyntheticSamples, open_samples
+from training.tables import StreamSamples, TableSamples, open_table
+
+NETWORK = (64, 48)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("tree"), suffix=".jpg")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A tree of two that a test may damage."""
+    return write_tree(tmp_path / "own", count=2)
+
+
+def fitted(sample, rng):
+    return fit_to_network(sample, NETWORK)
+
+
+# ---------------------------------------------------------------------------------------------------------- formats
+@pytest.mark.parametrize("task, keys", [("segmentation", ["segmentation_map"]), ("depth", ["depth", "mask"]), ("normal", ["normals", "mask"])])
+def test_folder_tree(tree, task, keys):
+    samples = open_samples(str(tree), task, class_layout(tree / "classes.layout.json") if task == "segmentation" else None)
+    assert isinstance(samples, FolderTree) and len(samples) == 8
+    sample = samples[3]
+    assert sample["name"] == str(samples.path(3)) == str(tree / "images" / "p003.jpg")
+    assert np.abs(sample["image"].astype(int) - person(3)["image"]).mean() < 25  # JPEG
+    for key in keys:
+        np.testing.assert_allclose(sample[key], person(3)[key], atol=1e-6)
+        assert sample[key].dtype == person(3)[key].dtype
+
+
+def test_masks_are_optional_and_images_may_be_of_any_kind(own):
+    import shutil
+
+    shutil.rmtree(own / "masks")
+    Image.open(own / "images" / "p001.png").convert("L").save(own / "images" / "p001.webp", lossless=True)
+    (own / "images" / "p001.png").unlink()
+    for task in ("depth", "normal"):
+        sample = FolderTree(own, task)[1]
+        np.testing.assert_array_equal(sample["mask"], person(1)["mask"])
+        assert sample["image"].shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    "task, images, labels, split",
+    [
+        ("segmentation", "images/val_images", "segmentations/val_segmentations", "val"),  # LIP
+        ("segmentation", "Validation/Images", "Validation/Category_ids", "val"),  # CIHP
+        ("segmentation", "Training/Images", "Training/Category_ids", "train"),
+        ("depth", "rgb", "depth", "train"),  # RenderPeople
+        ("normal", "val/images", "val/normals", "val"),
+    ],
+)
+def test_trees_of_the_original(own, task, images, labels, split):
+    target = own / "moved"
+    for source, place in (("images", images), ({"segmentation": "segmentations", "depth": "depths", "normal": "normals"}[task], labels)):
+        (target / place).parent.mkdir(parents=True, exist_ok=True)
+        (own / source).rename(target / place)
+    assert len(FolderTree(target, task, split)) == 2
+    with pytest.raises(FileNotFoundError, match="none of the folders"):
+        FolderTree(own / "masks", task, split)
+
+
+def test_face_synthetics(tmp_path):
+    for index in range(3):
+        made = person(index)
+        Image.fromarray(made["image"]).save(tmp_path / f"{index:06d}.png")
+        Image.fromarray(made["segmentation_map"]).save(tmp_path / f"{index:06d}_seg.png")
+    samples = open_samples(str(tmp_path), "segmentation", class_layout("face_synthetics19"))
+    assert isinstance(samples, FaceSynthetics) and len(samples) == 3
+    np.testing.assert_array_equal(samples[2]["segmentation_map"], person(2)["segmentation_map"])
+    assert samples.path(2).name == "000002.png"
+    (tmp_path / "000001.png").unlink()
+    with pytest.raises(FileNotFoundError, match="no image 000001.png"):
+        FaceSynthetics(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no \*_seg.png"):
+        FaceSynthetics(tmp_path / "..")
+
+
+def test_coco(tree):
+    layout = keypoint_layout(tree / "keypoints.layout.json")
+    assert layout.flip_pairs == ((1, 2), (3, 4)) and layout.upper_body_ids == (0, 1, 2)
+    for source in (tree, tree / "annotations.json"):
+        samples = open_samples(str(source), "pose", layout)
+        assert isinstance(samples, CocoKeypoints) and len(samples) == 8
+    sample = samples[5]
+    np.testing.assert_allclose(sample["keypoints"], person(5)["keypoints"], rtol=1e-6)
+    np.testing.assert_allclose(sample["box"], person(5)["box"], rtol=1e-5)
+    assert sample["name"].endswith("p005.jpg, annotation 105")
+    first = open_samples(str(tree), "pose", layout, limit=3)
+    assert isinstance(first, FirstSamples) and len(first) == 3
+    np.testing.assert_array_equal(first[2]["box"], samples[2]["box"])
+    with pytest.raises(IndexError):
+        first[3]
+
+
+def coco_file(folder, *people, **image):
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    content = {"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30, **image}], "annotations": list(people)}
+    content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    (folder / "labels.json").write_text(json.dumps(content))
+    return folder / "labels.json"
+
+
+def someone(number=1, keypoints=None, **fields):
+    points = [5.0, 6, 2] * 17 if keypoints is None else keypoints
+    return {"id": number, "image_id": 7, "category_id": 1, "bbox": [2, 3, 20, 10], "keypoints": points, **fields}
+
+
+def test_coco_people_that_do_not_count(tmp_path):
+    path = coco_file(
+        tmp_path,
+        someone(1, bbox=[-5, -4, 100, 20]),
+        someone(2, iscrowd=1),
+        someone(3, [0, 0, 0] * 17),
+        someone(4, bbox=[60, 3, 5, 5]),
+        someone(5, bbox=[]),
+        someone(6, category_id=2),
+        someone(7, [-3.0, -4, 1] * 17),
+    )
+    samples = CocoKeypoints(path, 17)
+    assert samples.ids == [1] and samples.left_out == {"crowds": 1, "without a labelled keypoint": 2, "with an empty box": 2}
+    np.testing.assert_array_equal(samples.boxes, [[0, 0, 39, 16]])  # clipped to the last pixel centres
+    with pytest.raises(ValueError, match="nobody to train on: 1 crowds"):
+        CocoKeypoints(coco_file(tmp_path, someone(1, iscrowd=1)), 17)
+    with pytest.raises(ValueError, match="it has no annotation"):
+        CocoKeypoints(coco_file(tmp_path), 17)
+
+
+def test_coco_wholebody_and_goliath(tmp_path):
+    parts = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
+    numbers = {key: np.column_stack([np.full((n, 2), 5.0 + i), np.ones(n)]).ravel().tolist() for i, (key, n) in enumerate(parts.items())}
+    goliath = [9.0, 9, 1] * 308
+    path = coco_file(tmp_path, someone(1, **{k: v for k, v in numbers.items() if k != "keypoints"}, goliath_wholebody_kpts=goliath) | {"keypoints": numbers["keypoints"]})
+    whole = CocoKeypoints(path, 133)[0]["keypoints"]
+    assert whole.shape == (133, 3) and whole[16, 0] == 5 and whole[17, 0] == 6 and whole[23, 0] == 7 and whole[112, 0] == 9
+    assert CocoKeypoints(path, 308)[0]["keypoints"].shape == (308, 3)
+    assert CocoKeypoints(path, 17)[0]["keypoints"].shape == (17, 3)
+
+
+@pytest.mark.parametrize(
+    "people, message",
+    [
+        ([someone(4, [1.0, 2, 2] * 16)], "annotation 4 has 16 keypoints, but the model has 17.*--keypoint_set"),
+        ([someone(4, [1.0, float("nan"), 2] * 17)], "annotation 4 has NaN"),
+        ([someone(4, image_id=99)], "annotation 4 is of image 99"),
+    ],
+)
+def test_coco_errors_name_the_annotation(tmp_path, people, message):
+    with pytest.raises(ValueError, match=message):
+        CocoKeypoints(coco_file(tmp_path, *people), 17)
+
+
+def test_coco_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no annotation file"):
+        CocoKeypoints(tmp_path / "none.json", 17)
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ValueError, match="no list 'images'"):
+        CocoKeypoints(tmp_path / "list.json", 17)
+    path = coco_file(tmp_path / "x", someone(), file_name="b.png")
+    with pytest.raises(FileNotFoundError, match="--image_folder"):
+        CocoKeypoints(path, 17)
+    samples = CocoKeypoints(path, 17, tmp_path)
+    with pytest.raises(BadSampleError, match="b.png"):
+        samples[0]
+    with pytest.raises(FileNotFoundError, match="no annotation file: expected"):
+        (tmp_path / "empty").mkdir()
+        open_samples(str(tmp_path / "empty"), "pose", keypoint_layout(17))
+    with pytest.raises(ValueError, match="needs to know"):
+        open_samples(str(path), "pose")
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        open_samples(str(tmp_path / "nowhere"), "depth")
+
+
+# ------------------------------------------------------------------------------------------------------- bad samples
+def damage(own, what):
+    depth, normals = own / "depths" / "p001.npy", own / "normals" / "p001.npy"
+    label, mask = own / "segmentations" / "p001.png", own / "masks" / "p001.png"
+    if what == "nan depth":
+        values = np.load(depth)
+        values[person(1)["mask"]] = np.nan
+        np.save(depth, values)
+    elif what == "depth shape":
+        np.save(depth, np.zeros((3, 4, 5)))
+    elif what == "depth size":
+        np.save(depth, np.ones((50, 40), np.float32))
+    elif what == "axis order":
+        np.save(normals, np.moveaxis(np.load(normals), -1, 0))
+    elif what == "not unit":
+        np.save(normals, np.load(normals) * 3)
+    elif what == "nan normals":
+        np.save(normals, np.load(normals) * np.nan)
+    elif what == "picture of normals":
+        np.save(normals, (np.load(normals) * 127 + 128).astype(np.uint8))
+    elif what == "empty mask":
+        Image.new("L", SIZE[::-1]).save(mask)
+    elif what == "colour labels":
+        Image.new("RGB", SIZE[::-1]).save(label)
+    elif what == "label too high":
+        Image.new("L", SIZE[::-1], 7).save(label)
+    elif what == "label far too high":
+        Image.fromarray(np.full(SIZE, 300, np.uint16)).save(label)
+    elif what == "all ignored":
+        Image.new("L", SIZE[::-1], 255).save(label)
+    elif what == "cut file":
+        depth.write_bytes(depth.read_bytes()[:200])
+    elif what == "cut image":
+        path = own / "images" / "p001.png"
+        path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    "what, task, message",
+    [
+        ("nan depth", "depth", r"p001.npy: depth has \d+ NaN"),
+        ("depth shape", "depth", r"p001.npy is \(3, 4, 5\).*expected depth"),
+        ("depth size", "depth", r"depth is \(50, 40\), but the image is \(96, 80\)"),
+        ("axis order", "normal", r"p001.npy is \(3, 96, 80\); expected \(height, width, 3\)"),
+        ("not unit", "normal", r"p001.npy: normals of the person have lengths 3 to 3"),
+        ("nan normals", "normal", r"p001.npy: normals of the person have lengths NaN"),
+        ("picture of normals", "normal", r"p001.npy holds uint8"),
+        ("empty mask", "depth", r"p001.npy: the mask is empty"),
+        ("empty mask", "normal", r"p001.npy: the mask is empty"),
+        ("colour labels", "segmentation", r"p001.png is \(96, 80, 3\)"),
+        ("label too high", "segmentation", r"p001.png holds the label 7, but the model has the classes 0 to 6"),
+        ("label far too high", "segmentation", r"p001.png holds labels 300 to 300"),
+        ("all ignored", "segmentation", r"p001.png: every pixel has the label 255"),
+        ("cut file", "depth", r"p001.npy cannot be read"),
+        ("cut image", "depth", r"p001.png"),
+    ],
+)
+def test_bad_samples_stop_or_are_skipped_by_name(own, what, task, message):
+    damage(own, what)
+    samples = FolderTree(own, task, num_labels=len(CLASSES))
+    with pytest.raises(BadSampleError, match=message):
+        samples[1]
+    with pytest.raises(BadSampleError, match=message):
+        TrainingSet(samples, fitted)[0, 1]
+    assert TrainingSet(samples, fitted, skip_bad=True)[0, 1]["name"].endswith("p000.png")
+
+
+def test_normals_that_are_nearly_unit_are_normalised(own):
+    path = own / "normals" / "p001.npy"
+    np.save(path, np.load(path) * 1.05)
+    np.testing.assert_allclose(np.linalg.norm(FolderTree(own, "normal")[1]["normals"][person(1)["mask"]], axis=-1), 1, atol=1e-5)
+
+
+def test_depth_outside_people_may_be_anything(own):
+    path = own / "depths" / "p001.npy"
+    depth = np.load(path)
+    depth[~person(1)["mask"]] = np.inf
+    np.save(path, depth[..., None])
+    sample = FolderTree(own, "depth")[1]
+    assert np.isfinite(sample["depth"]).all() and sample["depth"].shape == SIZE
+    assert read_maps("depth", np.load(path)[None, ..., 0], None, None, 255, "x")["depth"].shape == SIZE
+
+
+def test_a_data_set_of_bad_samples_ends(own):
+    for name in ("p000", "p001"):
+        Image.new("L", SIZE[::-1]).save(own / "masks" / f"{name}.png")
+    with pytest.raises(BadSampleError, match="50 samples in a row.*p00.*check_data"):
+        TrainingSet(FolderTree(own, "depth"), fitted, skip_bad=True)[0, 1]
+    with pytest.raises(ValueError, match="empty"):
+        TrainingSet([], fitted)
+
+
+@pytest.mark.parametrize("folder, name", [("images", "p001.png"), ("masks", "p000.png"), ("normals", "p001.npy")])
+def test_missing_partners_are_named(own, folder, name):
+    (own / folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{folder} lacks 1 of the 2 files.*{name[:4]}"):
+        FolderTree(own, "normal")
+
+
+def test_folders_that_cannot_be_right(own):
+    (own / "images" / "p001.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="several files named p001"):
+        FolderTree(own, "depth")
+    for path in (own / "depths").iterdir():
+        path.unlink()
+    (own / "images" / "p001.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="no file with one of .npy"):
+        FolderTree(own, "depth")
+
+
+def test_images_become_upright_rgb(tmp_path):
+    picture = Image.new("RGB", (4, 6), (1, 2, 3))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert read_rgb(tmp_path / "a.jpg").shape == (4, 6, 3)
+    assert read_rgb(np.full((5, 3), 7.4, np.float32), "x").max() == 7  # whole grey levels, three channels
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+def table(task, count=8):
+    people = [person(index) for index in range(count)]
+    columns = {"image": [Image.fromarray(p["image"]) for p in people]}
+    features = {"image": datasets.Image()}
+    if task == "segmentation":
+        columns["label"] = [Image.fromarray(p["segmentation_map"]) for p in people]
+    elif task == "depth":
+        columns |= {"depth": [Image.fromarray(p["depth"]) for p in people], "mask": [Image.fromarray(p["mask"]) for p in people]}
+    elif task == "normal":
+        columns["normal"] = [Image.fromarray(((p["normals"] * 127.5 + 127.5).round() * p["mask"][..., None]).astype(np.uint8)) for p in people]
+    else:
+        columns["objects"] = [
+            {"bbox": [p["box"].tolist()] * (i % 3), "keypoints": [p["keypoints"].tolist()] * (i % 3)} for i, p in enumerate(people)
+        ]
+        return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    features |= {name: datasets.Image() for name in columns}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+@pytest.mark.parametrize("task, key", [("segmentation", "segmentation_map"), ("depth", "depth"), ("normal", "normals")])
+def test_tables_of_image_columns(task, key):
+    samples = open_table(table(task), task, num_labels=7)
+    assert isinstance(samples, TableSamples) and len(samples) == 8
+    sample = samples[2]
+    np.testing.assert_array_equal(sample["image"], person(2)["image"])
+    np.testing.assert_allclose(sample[key], person(2)[key], atol=0.02 if task == "normal" else 0)  # 8-bit normals
+    if task != "segmentation":
+        np.testing.assert_array_equal(sample["mask"], person(2)["mask"])
+    assert sample["name"] == "table[2]"
+
+
+def test_tables_of_people(tmp_path):
+    samples = open_table(table("pose"), "pose", num_labels=5)
+    assert len(samples) == sum(i % 3 for i in range(8))
+    assert samples[2]["name"] == "table[2], person 1"
+    np.testing.assert_allclose(samples[2]["keypoints"], person(2)["keypoints"], rtol=1e-5)
+    with pytest.raises(BadSampleError, match=r"table\[1\] has 1 boxes and 15 keypoint numbers.*17"):
+        open_table(table("pose"), "pose", num_labels=17)
+    with pytest.raises(ValueError, match="holds nothing"):
+        open_table(table("pose", 1), "pose", num_labels=5)
+    nan = table("pose").map(lambda row: {"objects": {**row["objects"], "bbox": [[np.nan] * 4] * len(row["objects"]["bbox"])}})
+    with pytest.raises(BadSampleError, match="NaN or infinite"):
+        open_table(nan, "pose", num_labels=5)
+
+
+def test_tables_from_disk_with_splits_and_named_columns(tmp_path):
+    renamed = table("segmentation").rename_columns({"image": "photo", "label": "parts"})
+    datasets.DatasetDict(train=renamed, val=renamed.select(range(3))).save_to_disk(tmp_path / "t")
+    layout = class_layout("lip")
+    with pytest.raises(ValueError, match="no column image or img.*it has photo, parts.*--columns"):
+        open_samples(str(tmp_path / "t"), "segmentation", layout)
+    columns = {"image": "photo", "segmentation": "parts"}
+    samples = open_samples(str(tmp_path / "t"), "segmentation", layout, "val", columns=columns)
+    assert len(samples) == 3
+    with pytest.raises(ValueError, match="no split 'test'; it has train, val"):
+        open_samples(str(tmp_path / "t"), "segmentation", layout, "test", columns=columns)
+    (tmp_path / "p").mkdir()
+    table("depth").to_parquet(tmp_path / "p" / "train.parquet")
+    assert len(open_samples(str(tmp_path / "p"), "depth")) == 8
+    stream = open_samples(str(tmp_path / "p"), "depth", streaming=True)
+    assert isinstance(stream, StreamSamples)
+
+
+def streamed(task="segmentation", count=8, **plan):
+    stream = open_table(table(task, count).to_iterable_dataset(), task, num_labels=5 if task == "pose" else 7, seed=3)
+    augment = partial(augment_pose, size=NETWORK, layout=keypoint_layout(17), options=NO_POSE_AUGMENTATION) if task == "pose" else None
+    return StreamingSet(stream, (lambda s, rng: augment(s, rng=rng)) if augment else fitted, StepPlan(**plan))
+
+
+def test_streams_have_one_order_for_any_workers_processes_and_restarts():
+    def names(num_workers=0, **plan):
+        plan = {"num_samples": 10, "batch_size": 2, "num_epochs": 2, "seed": 1, **plan}
+        dataset = streamed(**plan)
+        return [batch["name"] for batch in make_loader(dataset, dataset.plan, num_workers)]
+
+    whole = names()
+    assert len(whole) == 10 and whole == names(num_workers=2)
+    assert sorted(sum(whole[:4], [])) == sorted(f"table[{i} of epoch 0]" for i in range(8))  # then it starts over
+    assert whole[4] == whole[0] and whole[5][0].endswith("of epoch 1]")
+    # Two processes: 12 samples an epoch, since the last step is filled up.
+    parts = [names(batch_size=1, num_processes=2, process=p) for p in (0, 1)]
+    assert [first + second for first, second in zip(*parts)] == whole
+    assert names(start_step=3) == whole[3:] and names(start_step=7) == whole[7:]
+
+
+def test_streams_of_people_and_bad_rows():
+    dataset = streamed("pose", num_samples=6, batch_size=3)
+    batches = list(make_loader(dataset, dataset.plan, 0))
+    assert len(batches) == 2 and batches[0]["keypoints"].shape == (3, 5, 3)
+    rows = table("segmentation", 3)
+    images = [*rows["label"]][:2] + [Image.new("L", SIZE[::-1], 255)]
+    bad = datasets.Dataset.from_dict({"image": [*rows["image"]], "label": images}).cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
+    stream = StreamSamples(bad.to_iterable_dataset(), open_table(rows, "segmentation").reader, buffer_size=1)
+    names = [sample["name"] for sample in StreamingSet(stream, fitted, StepPlan(3, 1), skip_bad=True)]
+    assert names == ["stream[0 of epoch 0]", "stream[1 of epoch 0]", "stream[1 of epoch 0]"]
+    with pytest.raises(BadSampleError, match=r"stream\[2 of epoch 0\]: every pixel"):
+        list(StreamingSet(stream, fitted, StepPlan(3, 1)))
+    empty = StreamSamples(bad.to_iterable_dataset().filter(lambda row: False), stream.reader, buffer_size=1)
+    with pytest.raises(ValueError, match="holds nothing"):
+        list(StreamingSet(empty, fitted, StepPlan(3, 1)))
+
+
+# ---------------------------------------------------------------------------------------------- inputs of the model
+@pytest.mark.parametrize("task", ("segmentation", "depth", "normal"))
+def test_inputs_equal_the_processors(tree, task):
+    processor = SapiensImageProcessor(size={"height": 96, "width": 80})
+    samples = [FolderTree(tree, task)[index] for index in (1, 4)]
+    names = {"segmentation": "segmentation_maps", "depth": "depth_maps", "normal": "normal_maps"}
+    key = {"segmentation": "segmentation_map", "depth": "depth", "normal": "normals"}[task]
+    given = {names[task]: [s[key] for s in samples]}
+    if task != "segmentation":
+        given["masks"] = [s["mask"] for s in samples]
+    theirs = processor([s["image"] for s in samples], **given, return_tensors="pt")
+    ours = TrainerCollator(processor)([fit_to_network(s, (96, 80)) for s in samples])
+    assert set(ours) == {"pixel_values", "labels"}
+    torch.testing.assert_close(ours["pixel_values"], theirs["pixel_values"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours["labels"], theirs["labels"], rtol=0, atol=1e-6)
+    assert ours["labels"].dtype == theirs["labels"].dtype
+
+
+def test_depth_of_views_without_range():
+    flat = {"name": "a", "image": np.zeros((4, 3, 3), np.uint8), "depth": np.full((4, 3), 2, np.float32), "mask": np.zeros((4, 3), bool)}
+    one = {**flat, "mask": np.eye(4, 3, dtype=bool)}
+    labels = ModelInputs(SapiensImageProcessor())(collate([flat, one]))["labels"]
+    assert (labels[0] == -1).all() and labels[1].max() == 2 and (labels[1] == -1).sum() == 9
+
+
+def test_rescaling_is_the_processors():
+    processor = SapiensImageProcessor(do_rescale=False, image_mean=[5, 5, 5], image_std=[2, 2, 2])
+    batch = {"image": torch.full((1, 3, 4, 4), 9, dtype=torch.uint8)}
+    assert (ModelInputs(processor)(batch)["pixel_values"] == 2).all()
+
+
+def test_crops_with_few_keypoints_are_replaced(tree):
+    layout = keypoint_layout(tree / "keypoints.layout.json")
+
+    def far_away(sample, rng):
+        done = augment_pose(sample, NETWORK, layout, rng, NO_POSE_AUGMENTATION)
+        if "p002" in sample["name"]:
+            done["keypoints"][2:, 0] += 500
+        return done
+
+    samples = open_samples(str(tree), "pose", layout)
+    assert visible_in_crop(far_away(samples[2], np.random.default_rng(0))) == 2
+    taken = TrainingSet(samples, far_away, seed=1, min_visible=3)
+    assert "p002" not in taken[0, 2]["name"] and "p003" in taken[0, 3]["name"]
+    assert taken[0, 2]["name"] == taken[0, 2]["name"] and "p002" in TrainingSet(samples, far_away)[0, 2]["name"]
+    with pytest.raises(BadSampleError, match="fewer than 6 labelled keypoints"):
+        TrainingSet(samples, far_away, min_visible=6)[0, 1]
+
+
+def test_workers_do_not_change_batches(tree):
+    from training.augment import SEGMENTATION_AUGMENTATION, augment_dense
+
+    def augment(sample, rng):
+        return augment_dense(sample, NETWORK, rng, SEGMENTATION_AUGMENTATION)
+
+    runs = []
+    for num_workers in (0, 2):
+        plan = StepPlan(8, 3, num_epochs=2, seed=5)
+        runs.append(list(make_loader(TrainingSet(FolderTree(tree, "segmentation"), augment, 5), plan, num_workers)))
+    assert len(runs[0]) == 6
+    for one, other in zip(*runs, strict=True):
+        assert one["name"] == other["name"] and torch.equal(one["image"], other["image"])
+    dataset = TrainingSet(FolderTree(tree, "segmentation"), augment, 5)
+    dataset.set_epoch(1)
+    assert np.array_equal(dataset[4]["image"], dataset[1, 4]["image"]) and len(dataset) == 8
+
+
+# ----------------------------------------------------------------------------------------------------------- layouts
+def test_layouts():
+    for name in ("coco", "coco_wholebody", "goliath"):
+        layout = keypoint_layout(name)
+        assert layout == keypoint_layout(len(layout.names)) and missing_pairs(layout.names, layout.flip_pairs) == []
+    for name in ("goliath28", "lip20", "face_synthetics19"):
+        layout = class_layout(name)
+        assert missing_pairs(layout.names, layout.swap_pairs) == [] and len(layout.class_weights) == len(layout.names)
+    assert paired_by_name(keypoint_layout("coco").names) == keypoint_layout("coco").flip_pairs
+    assert [other_side(n) for n in ("left_hip", "LEFT-EYE", "l_ear", "Right foot", "cleft", "model")] == [
+        "right_hip", "RIGHT-EYE", "r_ear", "Left foot", "cleft", "model"
+    ]  # fmt: skip
+    assert missing_pairs(("nose", "left_eye"), ()) == ["left_eye"]
+
+
+@pytest.mark.parametrize(
+    "read, content, message",
+    [
+        (keypoint_layout, {"names": list(NAMES), "flip_pairs": [[0, 5]]}, "index 5; expected 0 to 4"),
+        (keypoint_layout, {"names": list(NAMES), "flip": []}, "unknown keys flip"),
+        (class_layout, {"swap_pairs": []}, "no list `names`"),
+        (class_layout, {"names": list(CLASSES), "class_weights": [1]}, "1 entries for 7 names"),
+    ],
+)
+def test_layout_files_that_do_not_fit(tmp_path, read, content, message):
+    (tmp_path / "l.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "l.json")
+    with pytest.raises(ValueError, match="no label file"):
+        read("nowhere.json")
+
+
+def test_class_layout_file(tmp_path):
+    content = {"names": list(CLASSES), "class_weights": [1, 2, 2, 1, 1, 1, 3], "ignore_index": 254, "rotate_fill_label": 254}
+    (tmp_path / "l.json").write_text(json.dumps(content))
+    layout = class_layout(tmp_path / "l.json")
+    assert layout.swap_pairs == ((1, 2),) and layout.class_weights[6] == 3 and layout.ignore_index == 254
+
+
+# ------------------------------------------------------------------------------------------------- synthetic humans
+class FakeHumans:
+    def __init__(self, seed, size, length, crop):
+        self.made = (seed, size, length, crop)
+
+    def __len__(self):
+        return self.made[2]
+
+    def __getitem__(self, index):
+        made = person(index)
+        keypoints = np.zeros((2, 133, 3), np.float32)
+        keypoints[0, 16] = 1, 2, 2
+        return {
+            **made, "segmentation": made["segmentation_map"], "boxes": np.stack([made["box"]] * 2), "keypoints": keypoints,
+            "keypoints_308": np.ones((2, 308, 3), np.float32),
+        }  # fmt: skip
+
+
+def test_synthetic_humans_as_samples(monkeypatch):
+    import sapiens_hf.synthetic
+
+    monkeypatch.setattr(sapiens_hf.synthetic, "SyntheticHumans", FakeHumans)
+    samples = open_samples("synthetic:5:9:96x80", "pose", keypoint_layout(17))
+    assert isinstance(samples, SyntheticSamples) and len(samples) == 9 and samples.humans.made == (5, (96, 80), 9, True)
+    assert samples[3]["keypoints"].shape == (17, 3) and samples[3]["keypoints"][16, 0] == 1
+    assert open_samples("synthetic:5:9", "pose", keypoint_layout(308))[0]["keypoints"].shape == (308, 3)
+    assert open_samples("synthetic:5:9", "pose", keypoint_layout(133))[0]["keypoints"].shape == (133, 3)
+    for task, key in (("segmentation", "segmentation_map"), ("depth", "depth"), ("normal", "normals")):
+        samples = open_samples("synthetic:5:9", task)
+        np.testing.assert_array_equal(samples[4][key], person(4)[key])
+        assert samples[4]["name"] == "synthetic:5:9[4]" and not samples.humans.made[3]
+    with pytest.raises(ValueError, match="not synthetic:SEED:COUNT"):
+        open_samples("synthetic:5", "depth")
+    with pytest.raises(ValueError, match="17, 133 or 308"):
+        SyntheticSamples("synthetic:1:2", "pose", 5)
