@@ -50,9 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--formats", type=_formats, default=FORMATS, metavar="LIST", help=f"all, or some of {','.join(FORMATS)}"
     )
+    command.add_argument("--crop", action="store_true", help="one person in the middle of each picture, filling it")
     options = parser.parse_args(arguments)
     height, width = options.size
-    recipe = Recipe(options.seed, height, width, options.people, tuple(options.formats))
+    recipe = Recipe(options.seed, height, width, options.people, tuple(options.formats), options.crop)
     try:
         written = make(options.out, recipe, options.count, options.workers, _progress_bar)
     except (FileExistsError, ImportError, ValueError, OSError) as error:

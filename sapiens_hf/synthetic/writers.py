@@ -44,10 +44,11 @@ class Recipe:
     width: int
     people: tuple[int, int]
     formats: tuple[str, ...]
+    crop: bool = False
 
     def humans(self, count: int) -> SyntheticHumans:
         """The pictures of people."""
-        return SyntheticHumans(self.seed, (self.height, self.width), self.people, count)
+        return SyntheticHumans(self.seed, (self.height, self.width), self.people, count, crop=self.crop)
 
     def faces(self, count: int) -> SyntheticHumans:
         """The pictures of faces."""
