@@ -59,6 +59,7 @@ __all__ = [
     "find_original",
     "is_original_source",
     "load_original",
+    "original_class",
     "original_config",
     "original_tensors",
     "read_original",
@@ -292,6 +293,15 @@ def original_config(path: str | Path, *, task: str | None = None, **config_overr
     file = read_original(path)
     _, network, task = _recognise(file, task, None)
     return configure(file, network, task, config_overrides)
+
+
+def original_class(path: str | Path) -> type[SapiensPreTrainedModel]:
+    """The model class that `load_original` makes of a local file. No weight is read.
+
+    Raises:
+        ValueError: As `load_original`.
+    """
+    return TASK_CLASSES[_recognise(read_original(path), None, None)[2]]
 
 
 def load_original(

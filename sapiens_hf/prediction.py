@@ -33,7 +33,7 @@ from transformers.utils import logging
 from . import labels
 from .configuration_sapiens import SIZES
 from .image_loading_sapiens import read_image
-from .original import is_original_source, load_original
+from .original import find_original, is_original_source, load_original, original_class, original_config
 from .visualization import draw_depth, draw_keypoints, draw_normals, draw_segmentation
 
 logger = logging.get_logger(__name__)
@@ -149,21 +149,22 @@ def describe_model(source: str) -> dict[str, Any]:
     import sapiens_hf
 
     if is_original_source(source):
-        model, fmt = load_original(source), "Meta's original format"
+        path = find_original(source, None, None, {})
+        config, model_class, file_format = original_config(path), original_class(path), "Meta's original format"
     else:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(source)
-        class_name = (config.architectures or ["SapiensModel"])[0]
-        with torch.device("meta"):
-            model, fmt = getattr(sapiens_hf, class_name)(config), "transformers"
+        config, file_format = AutoConfig.from_pretrained(source), "transformers"
+        model_class = getattr(sapiens_hf, (config.architectures or ["SapiensModel"])[0])
+    with torch.device("meta"):  # shapes only
+        model = model_class(config)
     config = model.config
     widths = {name: size["hidden_size"] for name, size in SIZES.items()}
     names = list(config.id2label.values())
     has_labels = type(model).__name__ in (TASK_CLASSES["pose"], TASK_CLASSES["segmentation"])
     return {
         "source": source,
-        "format": fmt,
+        "format": file_format,
         "class": type(model).__name__,
         "size": next((name for name, width in widths.items() if width == config.hidden_size), "custom"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from original_files import Spec, write_pth
 from PIL import Image
 
 from sapiens_hf import (
@@ -274,3 +275,10 @@ def test_evaluate_names_what_is_missing(tmp_path, capsys):
     (tmp_path / "p").mkdir()
     assert run("evaluate", "--task", "depth", "--predictions", tmp_path / "p", "--truth", tmp_path / "t") == 2
     assert "no folder" in capsys.readouterr().err
+
+
+def test_info_of_a_file_in_the_original_format(tmp_path, capsys):
+    path = write_pth(tmp_path / "pose.pth", Spec())
+    assert run("info", path) == 0
+    printed = capsys.readouterr().out
+    assert "Meta's original format" in printed and "SapiensForPoseEstimation" in printed
