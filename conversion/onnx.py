@@ -239,10 +239,24 @@ def _write(model: Any, names: tuple[str, ...], path: Path, max_inline_bytes: int
         dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch_size")}},
         verbose=False,
     )
+    _forget_origin(program.model)
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     is_large = num_bytes > (MAX_INLINE_BYTES if max_inline_bytes is None else max_inline_bytes)
     onnx_ir.save(program.model, path, external_data=f"{path.name}_data" if is_large else None)
     return path
+
+
+def _forget_origin(model: Any) -> None:
+    """Removes what the exporter notes about every node: source lines, with the paths of this machine."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in (*graph.inputs, *graph.initializers.values()):
+            value.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def _quantise(float32: Path, path: Path) -> None:
