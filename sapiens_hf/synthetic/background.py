@@ -29,7 +29,7 @@ def draw_background(rng: np.random.Generator, camera: Camera, light: Light, bloc
     small = camera.crop((camera.width - 1) / 2, (camera.height - 1) / 2, camera.width, height, width)
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     draw = {"room": _room, "outdoors": _outdoors, "studio": _studio, "shapes": _shapes}[kind]
-    picture = draw(rng, small, light, blocked)
+    picture = draw(rng, small, light, blocked).astype(np.float32)
     blur = (
         rng.choice([0.0, rng.uniform(0.3, 1.2), rng.uniform(1.2, 4.5)], p=[0.35, 0.4, 0.25]) * max(height, width) / 256
     )
@@ -105,7 +105,7 @@ def _texture(rng: np.random.Generator, kind: str, u: np.ndarray, v: np.ndarray) 
 
 def _lit(color: np.ndarray, normal: np.ndarray, light: Light, shade: np.ndarray | float = 1.0) -> np.ndarray:
     facing = max(float(normal @ light.to_key), 0.0)
-    ambient = light.ground + (light.sky - light.ground) * (0.5 + 0.5 * normal[2])
+    ambient = light.ground + (light.sky - light.ground) * float(0.5 + 0.5 * normal[2])
     return color * (ambient + light.key * facing * np.asarray(shade)[..., None])
 
 
@@ -115,7 +115,7 @@ def _lit_ground(color: np.ndarray, points: np.ndarray, light: Light, blocked: Bl
 
 def _directions(camera: Camera) -> np.ndarray:
     y, x = np.mgrid[: camera.height, : camera.width]
-    return camera.rays(np.stack([x, y], axis=-1).reshape(-1, 2)) @ camera.rotation
+    return (camera.rays(np.stack([x, y], axis=-1).reshape(-1, 2)) @ camera.rotation).astype(np.float32)
 
 
 def _room(rng: np.random.Generator, camera: Camera, light: Light, blocked: Blocked) -> np.ndarray:
@@ -129,7 +129,7 @@ def _room(rng: np.random.Generator, camera: Camera, light: Light, blocked: Block
         distance = np.where(directions > 0, (top - camera.position) / directions, (low - camera.position) / directions)
     distance[~np.isfinite(distance)] = np.inf
     axis = distance.argmin(1)
-    points = camera.position + directions * distance.min(1)[:, None]
+    points = camera.position.astype(np.float32) + directions * distance.min(1)[:, None]
     color = np.zeros((len(points), 3), dtype=np.float32)
     wall = str(rng.choice(["plaster", "bricks", "stripes", "tiles"], p=[0.6, 0.15, 0.15, 0.1]))
     for index, (u, v) in enumerate(((1, 2), (0, 2), (0, 1))):
@@ -195,8 +195,8 @@ def _outdoors(rng: np.random.Generator, camera: Camera, light: Light, blocked: B
         rough = image_noise(rng, height, width, rng.uniform(20, 70), 3).reshape(-1)[below]
         color[below] = shades * (0.5 + rough)[:, None] * (1 - 0.4 * cells * (rng.random() < 0.6))[:, None] * light.sky
     ground = directions[:, 2] < -1e-3
-    distance = camera.position[2] / -directions[ground, 2]
-    points = camera.position + directions[ground] * distance[:, None]
+    distance = np.float32(camera.position[2]) / -directions[ground, 2]
+    points = camera.position.astype(np.float32) + directions[ground] * distance[:, None]
     kind = str(rng.choice(["plaster", "tiles", "planks"], p=[0.6, 0.3, 0.1]))
     paint = _texture(rng, kind, points[:, 0], points[:, 1])
     if rng.random() < 0.35:  # grass
@@ -215,8 +215,8 @@ def _studio(rng: np.random.Generator, camera: Camera, light: Light, blocked: Blo
     fall = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / rng.uniform(0.15, 1.5)).reshape(-1, 1)
     color = paint * (0.45 + 0.75 * fall) * (light.sky + 0.3 * light.key)
     ground = directions[:, 2] < -1e-3
-    distance = camera.position[2] / -directions[ground, 2]
-    points = camera.position + directions[ground] * distance[:, None]
+    distance = np.float32(camera.position[2]) / -directions[ground, 2]
+    points = camera.position.astype(np.float32) + directions[ground] * distance[:, None]
     color[ground] *= (1 - 0.55 * blocked(points) * (distance < 25))[:, None]
     return color.reshape(camera.height, camera.width, 3)
 

@@ -94,7 +94,9 @@ class Body:
         self.vertex_group = self.group_scores.argmax(1)
         regressor = anny.KeypointsRegressor.coco(self.model)
         self._regressed = tuple(regressor.labels)
-        self._regression = regressor.regression_weights.numpy().astype(np.float32)
+        weights = regressor.regression_weights.numpy().astype(np.float32)
+        self._regressed_from = np.flatnonzero(weights.any(0))
+        self._regression = weights[:, self._regressed_from]
         self.face_kind, face_is_head = self._read_part_map()
         self._give_head_and_extremities_their_mapped_group(face_is_head)
         self.head = np.flatnonzero(self.vertex_group == GROUPS.index("head"))
@@ -285,7 +287,7 @@ class Body:
 
     def _joints(self, vertices: np.ndarray, heads: np.ndarray) -> np.ndarray:
         points = {}
-        regressed = np.einsum("kv,nvc->nkc", self._regression, vertices, optimize=True)
+        regressed = self._regression @ vertices[:, self._regressed_from]
         for index, name in enumerate(self._regressed):
             points[name] = regressed[:, index]
         for side, letter in zip(SIDES, "LR", strict=True):

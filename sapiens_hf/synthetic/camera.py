@@ -64,8 +64,8 @@ class Camera:
 
     def to_pixels(self, seen: np.ndarray) -> np.ndarray:
         """Points (..., 3) in camera axes to pixels (..., 2) as (x, y); NaN for what is not in front of the camera."""
-        depth = np.where(seen[..., 2:] > MIN_DEPTH_M, seen[..., 2:], np.nan)
-        return self.focal_px * seen[..., :2] / depth + np.asarray(self.center_px)
+        depth = np.where(seen[..., 2:] > MIN_DEPTH_M, seen[..., 2:], seen.dtype.type(np.nan))
+        return self.focal_px * (seen[..., :2] / depth) + np.asarray(self.center_px, dtype=seen.dtype)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """World points (..., 3) to pixels (..., 2) as (x, y) and depths (...), metres."""

@@ -74,7 +74,7 @@ class RayCaster:
         """First hits of rays (num_rays, 3); `origins` may be (3,)."""
         directions = np.asarray(directions, dtype=np.float64)
         origins = np.broadcast_to(np.asarray(origins, dtype=np.float64), directions.shape)
-        found = self._scene.run(origins.astype(np.float32), directions.astype(np.float32), output=1)["primID"]
+        found = self._scene.run(origins.astype(np.float32), directions.astype(np.float32), query="INTERSECT")
         hit = np.flatnonzero(found >= 0)
         faces = found[hit]
         a, b, c = (np.take(self._columns, self._faces[faces, corner], axis=1) for corner in range(3))

@@ -117,8 +117,8 @@ def see(person: Person, vertices: np.ndarray, points: np.ndarray, camera: Camera
     """
     body = load_body()
     stature = float(np.ptp(vertices[:, 2]))
-    seen = camera.to_camera(vertices)
-    flat = body.face_normals(seen.astype(np.float32))
+    seen = camera.to_camera(vertices).astype(np.float32)
+    flat = body.face_normals(seen)
     normals = body.vertex_normals(flat)
     facing = np.einsum("fc,fc->f", flat, np.take(seen, body.faces[:, 0], axis=0)) < 0
     pixels = camera.to_pixels(seen)
@@ -405,17 +405,16 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
     open_sky = np.float32(1.0) - np.float32(0.55) * view.caster.blocked(points, around)
     lit, open_sky = _averaged(np.stack([lit, open_sky]), pixels.index, camera)
     up = normal @ camera.rotation[:, 2].astype(np.float32)
-    key, sky, ground = (color.astype(np.float32) for color in (light.key, light.sky, light.ground))
-    ambient = (ground + (sky - ground) * (0.5 + 0.5 * up)[:, None]) * open_sky[:, None]
-    skin = (pixels.material == _M["skin"]) | (pixels.material == _M["lip"])
+    ambient = (light.ground + (light.sky - light.ground) * (0.5 + 0.5 * up)[:, None]) * open_sky[:, None]
+    skin = ((pixels.material == _M["skin"]) | (pixels.material == _M["lip"])).astype(np.float32)
     # Light seeps through skin: its terminator is soft and red.
-    wrap = np.where(skin[:, None], np.array([0.22, 0.1, 0.06], dtype=np.float32), np.float32(0.0))
+    wrap = skin[:, None] * np.array([0.22, 0.1, 0.06], dtype=np.float32)
     direct = ((facing[:, None] + wrap) / (1 + wrap)).clip(0, None) * (0.12 * skin + (1 - 0.12 * skin) * lit)[:, None]
     half = toward_eye + to_key.astype(np.float32)
     half /= np.linalg.norm(half, axis=1, keepdims=True)
     shine = gloss * np.einsum("nc,nc->n", normal, half).clip(0, None) ** power * lit
     rim = (1 - np.einsum("nc,nc->n", normal, toward_eye).clip(0, 1)) ** 4 * 0.15 * open_sky
-    return albedo * (ambient + key * direct) + key * shine[:, None] + sky * (albedo * rim[:, None])
+    return albedo * (ambient + light.key * direct) + light.key * shine[:, None] + light.sky * (albedo * rim[:, None])
 
 
 def _averaged(values: np.ndarray, index: np.ndarray, camera: Camera) -> np.ndarray:

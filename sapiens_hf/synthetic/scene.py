@@ -173,4 +173,6 @@ def sample_light(rng: np.random.Generator, camera: Camera) -> Light:
     strength = rng.uniform(0.25, 1.0)
     ambient = rng.uniform(0.28, 0.6)
     sky = ambient * np.array([1 - 0.4 * warmth, 1.0, 1 + 0.4 * warmth])
-    return Light(to_key, 1.5 * strength * tint, sky, sky * rng.uniform(0.3, 0.75), float(rng.uniform(0.0, 0.12)))
+    key, ground = 1.5 * strength * tint, sky * rng.uniform(0.3, 0.75)
+    softness = float(rng.uniform(0.0, 0.12))
+    return Light(to_key, key.astype(np.float32), sky.astype(np.float32), ground.astype(np.float32), softness)

@@ -271,7 +271,8 @@ def materials(outfit: Outfit, points: np.ndarray, group: np.ndarray, ear: np.nda
     part = np.take(_PART_OF_GROUP, group)
     upper_arm, lower_arm, hand, thigh, shin, foot = (part == number for number in range(6))
     arm, leg = upper_arm | lower_arm, thigh | shin
-    along = arm_position(points)
+    along = np.zeros(len(points), dtype=np.float32)
+    along[arm] = arm_position(points[arm])
 
     if outfit.sock is not None:
         result[(foot | shin) & (z < outfit.sock_z)] = _M["sock"]
