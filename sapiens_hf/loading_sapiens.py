@@ -37,7 +37,8 @@ class SapiensLoadingMixin:
           drops the class token of a pretrained encoder, so a pretraining folder loads into every task.
 
         Raises:
-            ValueError: if a tensor other than these has another shape than the model, or the file is of another task.
+            ValueError: if a tensor other than these has another shape than the model, or the file is of another task
+                (unless `ignore_mismatched_sizes=True`) or model type.
         """
         source = pretrained_model_name_or_path
         if source is None or kwargs.get("state_dict") is not None:
@@ -53,10 +54,13 @@ class SapiensLoadingMixin:
     @classmethod
     def _from_folder(cls, source, *model_args, config, **kwargs):
         hub_names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        tolerant = kwargs.get("ignore_mismatched_sizes", False)
         try:
-            stored = cls.config_class.from_pretrained(source, **{n: kwargs[n] for n in hub_names if n in kwargs})
+            fields, _ = cls.config_class.get_config_dict(source, **{n: kwargs[n] for n in hub_names if n in kwargs})
         except OSError:  # an adapter folder, or nothing at all: transformers loads the one and explains the other
             return super().from_pretrained(source, *model_args, config=config, **kwargs)
+        cls._check_folder(source, fields, tolerant)
+        stored = cls.config_class.from_dict(fields)
         if isinstance(config, PreTrainedConfig):
             config = copy.deepcopy(config)
             image_size, use_cls_token, num_labels = config.image_size, config.use_cls_token, config.num_labels
@@ -67,17 +71,18 @@ class SapiensLoadingMixin:
             num_labels = (
                 len(kwargs["id2label"]) if "id2label" in kwargs else kwargs.get("num_labels", stored.num_labels)
             )
-        tolerant = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs.pop("ignore_mismatched_sizes", None)
         want_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             source,
             *model_args,
             config=config,
-            ignore_mismatched_sizes=tolerant or num_labels != stored.num_labels,
+            ignore_mismatched_sizes=True,  # what may not differ is refused below, by name
             output_loading_info=True,
             **kwargs,
         )
-        others = sorted(key for key, *_ in info["mismatched_keys"] if not key.startswith("head.final_conv."))
+        replaced = "head.final_conv." if num_labels != stored.num_labels else ()
+        others = sorted(key for key, *_ in info["mismatched_keys"] if not key.startswith(replaced))
         if others and not tolerant:
             raise ValueError(
                 f"{source} does not fit {cls.__name__} with this configuration: {', '.join(others[:8])} differ in "
@@ -86,6 +91,24 @@ class SapiensLoadingMixin:
             )
         model.resize_position_embeddings(image_size, use_cls_token)
         return (model, info) if want_info else model
+
+    @classmethod
+    def _check_folder(cls, source, fields: dict[str, Any], tolerant: bool) -> None:
+        """Refuse what transformers would load with random weights in the missing places, or with a head that means
+        something else: other model types, and the four dense tasks in place of each other.
+        """
+        model_type, saved = fields.get("model_type"), (fields.get("architectures") or [""])[0]
+        if model_type not in (None, cls.config_class.model_type):
+            raise ValueError(
+                f"{source} holds a model of type {model_type!r}, not {cls.config_class.model_type!r}: load it with "
+                "transformers.AutoModel."
+            )
+        tasks = [name for name in (saved, cls.__name__) if name.startswith("SapiensFor")]
+        if len(set(tasks)) == 2 and saved != "SapiensForPreTraining" and not tolerant:
+            raise ValueError(
+                f"{source} holds a {saved}, not a {cls.__name__}: load it with {saved}.from_pretrained. To reuse "
+                "its backbone and whatever fits of its head for another task, pass ignore_mismatched_sizes=True."
+            )
 
 
 __all__ = ["SapiensLoadingMixin"]

@@ -442,6 +442,8 @@ class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
             raise ValueError("This checkpoint has no class token: only pretraining ones do. Pass use_cls_token=False.")
         grid_size = (image_size[0] // config.patch_size, image_size[1] // config.patch_size)
         table, prefix = embeddings.position_embeddings, embeddings.num_prefix_tokens
+        if table.is_meta and hasattr(embeddings, "_hf_hook"):
+            raise ValueError("An offloaded position table cannot be resized: keep `embeddings` on a device.")
         new_table = resize_position_table(table.detach(), config.grid_size, grid_size, prefix)
         new_table = new_table[:, prefix - int(use_cls_token) :].contiguous()
         embeddings.position_embeddings = nn.Parameter(new_table, requires_grad=table.requires_grad)
