@@ -41,6 +41,7 @@ def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None
     Raises:
         ValueError: if a size or a field is unknown, or a checkpoint does not fit.
     """
+    torch.manual_seed(options.seed)  # whatever part of the weights is new
     model_class = getattr(sapiens_hf, MODEL_CLASSES[options.task])
     fields = label_fields(options, layout)
     fields |= parse_values(options.config_overrides, _config_fields(), "--config_overrides")
@@ -55,7 +56,6 @@ def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None
         for name, value in config_only.items():
             setattr(model.config, name, value)
     else:
-        torch.manual_seed(options.seed)
         config = _new_config(options, fields)
         model = model_class._from_config(config, dtype=torch.float32, **kwargs)
     model.train()

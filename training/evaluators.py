@@ -94,11 +94,14 @@ class PoseEvaluator(Evaluator):
             flipped.heatmaps = flipped.heatmaps[: len(samples)].float()
         people = self.processor.post_process_pose_estimation(straight, _boxes(samples), outputs_flipped=flipped)
         for (person,), sample in zip(people, samples, strict=True):
-            truth, diagonal = sample["keypoints"], np.hypot(*sample["box"][2:])
-            distances = np.linalg.norm(person["keypoints"].cpu().numpy() - truth[:, :2], axis=1)
-            for place, labelled in ((0, truth[:, 2] > 0), (2, truth[:, 2] >= 2)):
-                self.totals[place] += np.sum(labelled & (distances <= self.threshold * diagonal))
-                self.totals[place + 1] += np.sum(labelled)
+            self.measure(person["keypoints"].cpu().numpy(), sample["keypoints"], np.hypot(*sample["box"][2:]))
+
+    def measure(self, points: np.ndarray, truth: np.ndarray, diagonal: float) -> None:
+        """One person: points (num_keypoints, 2), truth (num_keypoints, 3), and the box's diagonal in the same pixels."""
+        distances = np.linalg.norm(points - truth[:, :2], axis=1)
+        for place, labelled in ((0, truth[:, 2] > 0), (2, truth[:, 2] >= 2)):
+            self.totals[place] += np.sum(labelled & (distances <= self.threshold * diagonal))
+            self.totals[place + 1] += np.sum(labelled)
 
     def compute(self, totals: np.ndarray) -> dict[str, float]:
         return {"pck": _ratio(totals[0], totals[1]), "pck_visible": _ratio(totals[2], totals[3])}
@@ -117,10 +120,13 @@ class SegmentationEvaluator(Evaluator):
         outputs.logits = outputs.logits[: len(samples)].float()
         labels = self.processor.post_process_semantic_segmentation(outputs, target_sizes=_sizes(samples))
         for predicted, sample in zip(labels, samples, strict=True):
-            truth = sample["segmentation_map"].astype(np.int64).ravel()
-            counts = truth != self.ignore_index
-            pairs = truth[counts] * self.num_labels + predicted.cpu().numpy().ravel()[counts]
-            self.totals += np.bincount(pairs, minlength=self.num_labels**2)
+            self.measure(predicted.cpu().numpy(), sample["segmentation_map"])
+
+    def measure(self, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """One image: two label maps (height, width)."""
+        counts = truth != self.ignore_index
+        pairs = truth[counts].astype(np.int64) * self.num_labels + predicted[counts]
+        self.totals += np.bincount(pairs, minlength=self.num_labels**2)
 
     def compute(self, totals: np.ndarray) -> dict[str, float]:
         confusion = totals.reshape(self.num_labels, self.num_labels)  # truth by prediction
@@ -145,16 +151,19 @@ class DepthEvaluator(Evaluator):
         super().__init__(processor, len(NAMES) + 1)
 
     def add(self, outputs: Any, samples: Sequence[Sample]) -> None:
-        from sapiens_hf.metrics.depth_metrics.depth_metrics import align_scale_shift, depth_errors, valid_pixels
-
         outputs.predicted_depth = outputs.predicted_depth[: len(samples)].float()
         maps = self.processor.post_process_depth_estimation(outputs, target_sizes=_sizes(samples))
         for predicted, sample in zip(maps, samples, strict=True):
-            prediction = predicted["predicted_depth"].double().cpu().numpy()
-            prediction, truth = valid_pixels(prediction, sample["depth"].astype(np.float64), sample["mask"])
-            if len(truth):
-                self.totals[:-1] += depth_errors(align_scale_shift(prediction, truth), truth)
-                self.totals[-1] += 1
+            self.measure(predicted["predicted_depth"].cpu().numpy(), sample["depth"], sample["mask"])
+
+    def measure(self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> None:
+        """One image: two depth maps and a mask (height, width); without a valid pixel it does not count."""
+        from sapiens_hf.metrics.depth_metrics.depth_metrics import align_scale_shift, depth_errors, valid_pixels
+
+        predicted, truth = valid_pixels(predicted.astype(np.float64), truth.astype(np.float64), mask)
+        if len(truth):
+            self.totals[:-1] += depth_errors(align_scale_shift(predicted, truth), truth)
+            self.totals[-1] += 1
 
     def compute(self, totals: np.ndarray) -> dict[str, float]:
         return {name: _ratio(total, totals[-1]) for name, total in zip(self.names, totals[:-1], strict=True)}
@@ -175,14 +184,18 @@ class NormalEvaluator(Evaluator):
     def add(self, outputs: Any, samples: Sequence[Sample]) -> None:
         outputs.predicted_normal = outputs.predicted_normal[: len(samples)].float()
         maps = self.processor.post_process_normal_estimation(outputs, target_sizes=_sizes(samples))
-        bins = self.metric.NUM_BINS
         for predicted, sample in zip(maps, samples, strict=True):
-            truth = np.moveaxis(sample["normals"], -1, 0).astype(np.float64)  # (H, W, 3) -> (3, H, W)
-            angles = self.metric.angles_deg(predicted["normals"].double().cpu().numpy(), truth, sample["mask"])
-            places = np.minimum((angles / self.metric.BIN_WIDTH_DEG).astype(np.int64), bins - 1)
-            self.totals[:bins] += np.bincount(places, minlength=bins)
-            self.totals[bins : bins + 3] += len(angles), angles.sum(), (angles**2).sum()
-            self.totals[bins + 3 :] += [(angles < limit).sum() for limit in self.metric.LIMITS_DEG.values()]
+            truth = np.moveaxis(sample["normals"], -1, 0)  # (H, W, 3) -> (3, H, W)
+            self.measure(predicted["normals"].cpu().numpy(), truth, sample["mask"])
+
+    def measure(self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> None:
+        """One image: two normal maps (3, height, width) and a mask (height, width)."""
+        bins = self.metric.NUM_BINS
+        angles = self.metric.angles_deg(predicted.astype(np.float64), truth.astype(np.float64), mask)
+        places = np.minimum((angles / self.metric.BIN_WIDTH_DEG).astype(np.int64), bins - 1)
+        self.totals[:bins] += np.bincount(places, minlength=bins)
+        self.totals[bins : bins + 3] += len(angles), angles.sum(), (angles**2).sum()
+        self.totals[bins + 3 :] += [(angles < limit).sum() for limit in self.metric.LIMITS_DEG.values()]
 
     def compute(self, totals: np.ndarray) -> dict[str, float]:
         bins = self.metric.NUM_BINS

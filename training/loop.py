@@ -154,10 +154,11 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         job.model, base_lr, options.weight_decay, options.layer_decay_rate, (first_beta, second_beta)
     )
     base_lrs = [group["lr"] for group in optimizer.param_groups]
+    by_step = options.schedule == "cosine_by_step"  # spans the run's steps, though they may be no whole epochs
     lr_factor = learning_rate_factor(
         options.schedule,
-        steps_per_epoch=plan.steps_per_epoch,
-        num_epochs=plan.num_epochs,
+        steps_per_epoch=plan.num_steps if by_step else plan.steps_per_epoch,
+        num_epochs=1 if by_step else plan.num_epochs,
         warmup_steps=options.warmup_steps,
         warmup_start_factor=options.warmup_start_factor,
         milestones=options.milestones,
@@ -422,6 +423,7 @@ class Run:
     def save_model(self, folder: Path) -> None:
         """Model and processor as `save_pretrained` writes them; LoRA is merged in. All processes call it."""
         state_dict = self.accelerator.get_state_dict(self.model)
+        state_dict = {name.replace("_orig_mod.", ""): tensor for name, tensor in state_dict.items()}  # torch.compile's
         if not self.accelerator.is_main_process:
             return
         model = self.accelerator.unwrap_model(self.model)

@@ -7,7 +7,9 @@ read in order, once, by the process that trains, so nothing depends on the numbe
 from __future__ import annotations
 
 import glob
+import queue
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,10 @@ logger = logging.get_logger(__name__)
 SHARD_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
 SHUFFLE_BUFFER = 256
 MAX_RETRIES = 3
+
+
+class StreamDroppedError(ConnectionError):
+    """A stream that breaks off at the same place again and again."""
 
 
 class Row(NamedTuple):
@@ -128,51 +134,45 @@ class StreamSource:
         """This process's rows of an epoch, from row `skip` on; a stream that ends starts over.
 
         Raises:
-            ConnectionError: if the stream drops at one place `MAX_RETRIES` times in a row.
+            StreamDroppedError: if the stream drops at one place `MAX_RETRIES` times in a row.
             ValueError: if it holds nothing.
         """
         from datasets.distributed import split_dataset_by_node
 
-        position, failures = 0, 0  # rows read since the beginning, with those of passes before
-        number = 0  # of the pass
+        position, failures = 0, 0  # rows read in the epoch; times the stream dropped at this place
+        number, pass_start = 0, 0  # of the pass through the stream, and the rows before it
         while True:
             seed = int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0])
-            stream = split_dataset_by_node(
-                self.stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), process, num_processes
-            )
-            before, in_pass = position, 0
+            shuffled = self.stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+            place = pass_start
             try:
-                for row in stream:
-                    in_pass += 1
-                    if before + in_pass <= position:
+                for row in split_dataset_by_node(shuffled, process, num_processes):
+                    place += 1
+                    if place <= position:
                         continue  # read already, before the stream dropped
-                    position, failures = before + in_pass, 0
+                    position, failures = place, 0
                     if position > skip:
                         key = row.get(self.names) if self.names else None
-                        label = f"{self.name}[{key if key is not None else in_pass - 1}]"
+                        label = f"{self.name}[{key if key is not None else place - pass_start - 1}]"
                         yield Row(label, _encoded(row[self.column]), number > 0)
-            except (OSError, EOFError, ConnectionError, tarfile.TarError, RuntimeError, ValueError) as error:
+            except Exception as error:  # every file system and format has its own kinds
                 failures += 1
                 self.num_retries += 1
                 if failures > MAX_RETRIES:
-                    raise ConnectionError(
+                    raise StreamDroppedError(
                         f"{self.name} dropped {failures} times in a row after row {position} of epoch {epoch} "
                         f"({type(error).__name__}: {error}). No image was lost: repair the stream or its shard and go "
                         "on with --resume_from_checkpoint latest."
                     ) from error
                 logger.warning(f"{self.name} dropped after row {position} ({error}); opening it again.")
                 time.sleep(self.wait_s * failures)
-                position_before_pass = before
-                yield from ()
-                # The pass is read again from its start; rows up to `position` are not given twice.
-                before = position_before_pass
                 continue
-            if in_pass == 0:
+            if place == pass_start:
                 raise ValueError(
                     f"{self.name} holds nothing for process {process} of {num_processes}; give it at least as many "
                     "rows as there are processes."
                 )
-            number += 1
+            number, pass_start = number + 1, place
 
 
 def image_column(features: Any, names: Sequence[str], where: str) -> str:
@@ -281,6 +281,39 @@ def _encoded(value: Any) -> Any:
     return value
 
 
+def read_ahead(rows: Iterator[Row], num_rows: int) -> Iterator[Row]:
+    """The same rows, read by a thread while the model trains; it starts with the first one asked for."""
+    ready: queue.Queue[Row | Exception] = queue.Queue(max(num_rows, 1))
+    is_over = threading.Event()
+
+    def put(item: Row | Exception) -> None:
+        while not is_over.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        return None
+
+    def read() -> None:
+        try:
+            for row in rows:
+                put(row)
+                if is_over.is_set():
+                    return
+        except Exception as error:  # raised again where the rows are used
+            put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        is_over.set()
+
+
 class Mixture:
     """Several sources with weights; an epoch takes a fixed number of images of each.
 
@@ -360,6 +393,7 @@ class ImagePlan:
     def __init__(self, mixture: Mixture, plan: StepPlan):
         self.mixture, self.plan = mixture, plan
         self.num_spares = max(1, 8 // plan.batch_size)
+        self.num_ahead = 4 * plan.batch_size
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -390,7 +424,8 @@ class ImagePlan:
             for number, source in enumerate(self.mixture.sources):
                 if isinstance(source, StreamSource):
                     skip = int((sources[done] == number).sum())
-                    streams[number] = source.rows(epoch, plan.process, plan.num_processes, skip)
+                    rows = source.rows(epoch, plan.process, plan.num_processes, skip)
+                    streams[number] = read_ahead(rows, self.num_ahead)
             asks: list[Ask] = []
             for place in mine[len(done) :]:
                 asks.append(self._ask(epoch, int(place), int(sources[place]), int(draws[place]), streams))
