@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from sapiens_hf.labels import class_set, keypoint_set
-from sapiens_hf.synthetic import Camera, RayCaster, SyntheticHumans
+from sapiens_hf.synthetic import Camera, RayCaster, SyntheticHumans, background
 from sapiens_hf.synthetic.__main__ import main
 from sapiens_hf.synthetic.body import GROUPS, Body, load_body
 from sapiens_hf.synthetic.noise import SpaceNoise, image_noise, smoothstep
 from sapiens_hf.synthetic.poses import FREEDOMS, LIMITS, POSES, sample_pose
 from sapiens_hf.synthetic.raycast import _embree
 from sapiens_hf.synthetic.render import label, label_faces, pose_people, see, trace, visible_points
-from sapiens_hf.synthetic.scene import FRAMINGS, place_people, sample_person
+from sapiens_hf.synthetic.scene import FRAMINGS, place_people, sample_light, sample_person
 from sapiens_hf.synthetic.wardrobe import MATERIALS, PATTERNS, Fabric, materials, thickness
 from sapiens_hf.synthetic.writers import FORMATS, Recipe, make
 
@@ -592,6 +592,40 @@ def test_places_keep_people_apart():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         SyntheticHumans(**({"seed": 0} | arguments))
+
+
+def test_views_that_show_nobody_are_drawn_again(monkeypatch):
+    dataset = SyntheticHumans(11, SMALL)
+    first, calls = dataset[3], []
+
+    def blind_at_first(people, camera):
+        calls.append(camera)
+        return None if len(calls) < 3 else trace(people, camera)
+
+    monkeypatch.setattr("sapiens_hf.synthetic.dataset.trace", blind_at_first)
+    again = dataset[3]
+    assert len(calls) >= 3 and not np.array_equal(again["image"], first["image"])
+    monkeypatch.undo()
+    monkeypatch.setattr("sapiens_hf.synthetic.dataset.MAX_ATTEMPTS", 2)
+    with pytest.raises(RuntimeError, match="None of 2 views for item 3 shows 100000 pixels.*smaller min_pixels"):
+        SyntheticHumans(11, SMALL, min_pixels=100_000)[3]
+
+
+@pytest.mark.parametrize("kind", background.KINDS)
+def test_backgrounds_fill_the_picture_and_take_shadows(monkeypatch, kind):
+    monkeypatch.setattr(background, "KINDS", {kind: 1.0})
+    monkeypatch.setattr(background, "MAX_SIDE_PX", 48)
+    camera = Camera.look_at(np.array([0.0, -3.0, 1.6]), np.array([0.0, 0.0, 0.8]), 70.0, 80, 60)
+    pictures = []
+    for shadow in (False, True):
+        rng = np.random.default_rng(8)
+        light = sample_light(np.random.default_rng(4), camera)
+        pictures.append(background.draw_background(rng, camera, light, lambda points: np.full(len(points), shadow)))
+    for picture in pictures:
+        assert picture.shape == (80, 60, 3) and np.isfinite(picture).all() and picture.min() >= 0
+        assert picture.max() > 0.05 and picture.std() > 0.005
+    darker = pictures[1].mean() < pictures[0].mean()
+    assert darker == (kind != "shapes")  # blurred shapes have no ground
 
 
 def test_missing_packages_name_the_extra(monkeypatch):

@@ -13,6 +13,7 @@ from .render import label, label_faces, pose_people, see, shade, trace, visible_
 from .scene import FRAMINGS, place_people, sample_camera, sample_light, sample_person
 
 Sample = dict[str, Any]
+MAX_ATTEMPTS = 50
 
 
 class SyntheticHumans:
@@ -48,6 +49,7 @@ class SyntheticHumans:
     Raises:
         ImportError: if the packages of the `synthetic` extra are missing.
         ValueError: if a size, a number of people or a framing makes no sense.
+        RuntimeError: from an item, if no view shows `min_pixels` of the first person.
     """
 
     def __init__(
@@ -79,13 +81,15 @@ class SyntheticHumans:
 
     def __getitem__(self, index: int) -> Sample:
         index = range(self.length)[index]
-        attempt = 0
-        while True:
+        for attempt in range(MAX_ATTEMPTS):
             # A view in which the first person is hidden or out of the picture is drawn again, from the next stream.
             sample = self._draw(np.random.default_rng([self.seed, index, attempt]))
             if sample is not None:
                 return sample
-            attempt += 1
+        raise RuntimeError(
+            f"None of {MAX_ATTEMPTS} views for item {index} shows {self.min_pixels} pixels of its first person; "
+            f"pass a smaller min_pixels or a larger size than {self.size}."
+        )
 
     def _draw(self, rng: np.random.Generator) -> Sample | None:
         height, width = self.size
