@@ -82,7 +82,11 @@ def describe(task: str, data, config) -> tuple[dict, Path]:
     if task == "pose":
         file = folder / "pose.json"
         file.write_text(json.dumps(data))
-        return {"people": len(data), "keypoints": [person["keypoints"] for person in data]}, file
+        people = [
+            {point["label"]: [round(point[name], 2) for name in ("x", "y", "score")] for point in person["keypoints"]}
+            for person in data
+        ]
+        return {"convention": "x and y in pixels, score", "people": people}, file
     file = folder / f"{task}.npy"
     np.save(file, data)
     if task == "segmentation":
