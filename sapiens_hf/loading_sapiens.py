@@ -57,7 +57,9 @@ class SapiensLoadingMixin:
         tolerant = kwargs.get("ignore_mismatched_sizes", False)
         try:
             fields, _ = cls.config_class.get_config_dict(source, **{n: kwargs[n] for n in hub_names if n in kwargs})
-        except OSError:  # an adapter folder, or nothing at all: transformers loads the one and explains the other
+        except OSError:
+            fields = None
+        if not fields:  # an adapter folder, or nothing at all: transformers loads the one and explains the other
             return super().from_pretrained(source, *model_args, config=config, **kwargs)
         cls._check_folder(source, fields, tolerant)
         stored = cls.config_class.from_dict(fields)
