@@ -514,7 +514,7 @@ def test_keypoints_of_samples(samples):
         hidden = points[..., 2] == 0
         assert (points[hidden] == 0).all() and (points[:, unknown] == 0).all()
         inside = points[~hidden][:, :2]
-        assert (inside >= -0.5).all() and (inside < np.array([SMALL[1], SMALL[0]]) - 0.5).all()
+        assert (inside >= 0).all() and (inside <= np.array([SMALL[1], SMALL[0]]) - 1).all()
         ours, theirs = (list(indices) for indices in zip(*shared))
         np.testing.assert_array_equal(sample["keypoints_308"][:, theirs], points[:, ours])
         rest = np.delete(sample["keypoints_308"], theirs, axis=1)

@@ -330,8 +330,8 @@ def visible_points(view: View) -> np.ndarray:
     points = np.stack([posed.points for posed in view.people])
     z = points[..., 2]
     pixels = camera.to_pixels(points)
-    low, high = -0.5, np.array([camera.width - 0.5, camera.height - 0.5])
-    inside = ((pixels >= low) & (pixels < high)).all(-1)  # not a number is not inside
+    # Not a number is not inside. Between the centres of the outer pixels: what other tools call inside, too.
+    inside = ((pixels >= 0) & (pixels <= np.array([camera.width - 1, camera.height - 1]))).all(-1)
     owner, joint = np.nonzero(inside)
     rays = points[owner, joint] / z[owner, joint][:, None]
     hits = view.caster.cast(np.zeros(3), rays)
