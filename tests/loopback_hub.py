@@ -103,6 +103,7 @@ class LoopbackHub:
 
     def patch(self, patch, home: Path, token: str = TOKEN) -> None:
         """Points the huggingface_hub and transformers of this process here; `patch` is pytest's monkeypatch."""
+        import transformers.dynamic_module_utils
         import transformers.utils.hub
         from huggingface_hub import constants
 
@@ -117,6 +118,7 @@ class LoopbackHub:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
         patch.setattr(transformers.utils.hub, "_hf_api", None)
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(home / "modules"))
 
     def fail(self, pattern: str, status: int, times: int = 1) -> None:
         self.failures.append(Failure(pattern, status, times))

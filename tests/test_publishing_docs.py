@@ -40,7 +40,6 @@ def test_publishing(desk, monkeypatch):
     build, use = snippets("publishing.md", "python")
     with LoopbackHub() as hub:
         hub.patch(monkeypatch, desk / "home")
-        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(desk / "modules"))
         run(build)
         assert "modeling_sapiens.py" in hub.files("me/my-pose")
         assert "cc-by-nc-4.0" in hub.files("me/my-pose")["README.md"].decode()
