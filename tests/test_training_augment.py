@@ -11,6 +11,7 @@ import torch
 from training_helpers import CLASSES, NAMES, person
 
 from sapiens_hf import SapiensImageProcessor, keypoint_set
+from training import augment
 from training.augment import (
     DEPTH_AUGMENTATION,
     NO_POSE_AUGMENTATION,
@@ -18,11 +19,8 @@ from training.augment import (
     SEGMENTATION_AUGMENTATION,
     DenseAugmentation,
     PoseAugmentation,
-    augment_dense,
-    augment_pose,
     draw_crop,
     fit_background,
-    fit_to_network,
     flip_keypoints,
     half_body,
     paste,
@@ -39,6 +37,14 @@ LAYOUT = KeypointLayout("five", NAMES, ((1, 2), (3, 4)), (0, 1, 2), (3, 4))
 STILL = DenseAugmentation(zoom=(1.0, 1.0), flip_prob=0.0, color=False)
 ALWAYS = dict(flip_prob=1.0, half_body_prob=0, shift_prob=0, scale_prob=0, rotate_prob=0, color=False, blur_prob=0,
               median_prob=0, hole_prob=0)  # fmt: skip
+
+
+def augment_pose(sample, size, layout, rng, options):
+    return augment.augment_pose(sample, rng, size=size, layout=layout, options=options)
+
+
+def augment_dense(sample, size, rng, options, **settings):
+    return augment.augment_dense(sample, rng, size=size, options=options, **settings)
 
 
 class FixedGenerator:
@@ -82,7 +88,9 @@ def test_keypoints_stay_on_their_pixels(seed):
     """Flip, half body, shift, zoom and rotation: the blob is where the keypoint says."""
     sample = dots()
     size = (128, 96)
-    options = replace(PoseAugmentation(), rotate_prob=1.0, shift_prob=1.0, color=False, blur_prob=0, median_prob=0, hole_prob=0)
+    options = replace(
+        PoseAugmentation(), rotate_prob=1.0, shift_prob=1.0, color=False, blur_prob=0, median_prob=0, hole_prob=0
+    )
     done = augment_pose(sample, size, LAYOUT, sample_generator(seed, 0, 0), options)
     inside = [p for p in done["keypoints"] if 6 < p[0] < size[1] - 7 and 6 < p[1] < size[0] - 7]
     assert done["image"].shape == (*size, 3) and len(inside) >= 1
@@ -178,7 +186,9 @@ def test_shift_zoom_and_rotation_have_the_originals_ranges():
     padded = np.array([70, 80]) * 1.25
     center = np.array([40, 50]) + 0.16 * padded
     scale = padded * 1.5
-    scale = np.array([scale[0], scale[0] / 0.75]) if scale[0] > 0.75 * scale[1] else np.array([0.75 * scale[1], scale[1]])
+    scale = (
+        np.array([scale[0], scale[0] / 0.75]) if scale[0] > 0.75 * scale[1] else np.array([0.75 * scale[1], scale[1]])
+    )
     angle = np.deg2rad(80)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     expected = ((sample["keypoints"][:, :2] - center) @ turn.T + scale / 2) * (np.array([47, 63]) / scale)
@@ -209,7 +219,11 @@ def test_image_and_labels_move_together(seed):
 
 def test_rotation_turns_the_picture_clockwise_about_its_middle():
     size = (41, 31)
-    sample = {"image": np.zeros((*size, 3), np.uint8), "depth": np.zeros(size, np.float32), "mask": np.ones(size, bool)}
+    sample = {
+        "image": np.zeros((*size, 3), np.uint8),
+        "depth": np.zeros(size, np.float32),
+        "mask": np.ones(size, bool),
+    }
     sample["image"][20, 25] = 255  # ten pixels to the right of the middle
     sample["depth"][20, 25] = 5
     angle = 0.5 + 30 / 120  # of -60 to 60: 30 degrees
@@ -249,9 +263,7 @@ def test_labels_swap_sides_with_a_flip():
     pairs = ((CLASSES.index("Left_Arm"), CLASSES.index("Right_Arm")),)
     done = augment_dense(sample, (96, 80), sample_generator(0, 0, 0), flip, swap_pairs=pairs)
     # "Left_Arm" is on the left of the picture before and after: its pixels were the right arm's.
-    np.testing.assert_array_equal(
-        done["segmentation_map"] == 1, (sample["segmentation_map"] == 2)[:, ::-1]
-    )
+    np.testing.assert_array_equal(done["segmentation_map"] == 1, (sample["segmentation_map"] == 2)[:, ::-1])
 
 
 def test_zoom_and_crop_follow_the_longer_side():
@@ -273,7 +285,9 @@ def test_crops_show_more_than_one_class_where_they_can():
         chosen = replace(options, max_class_share=share)
         hits = []
         for seed in range(60):
-            (height, width), (top, left), crop = draw_crop((200, 150), SIZE, np.random.default_rng(seed), chosen, labels)
+            (height, width), (top, left), crop = draw_crop(
+                (200, 150), SIZE, np.random.default_rng(seed), chosen, labels
+            )
             part = labels[int(top * 200 / height) : int((top + crop[0]) * 200 / height)]
             part = part[:, int(left * 150 / width) : int((left + crop[1]) * 150 / width)]
             counts = np.bincount(part[part != 255].ravel())
@@ -284,10 +298,12 @@ def test_crops_show_more_than_one_class_where_they_can():
 
 def test_stretch_maps_borders_to_borders():
     matrix = resize((100, 50), (20, 25))
-    np.testing.assert_allclose(transform_points(matrix, np.array([[-0.5, -0.5], [24.5, 19.5]])), [[-0.5, -0.5], [49.5, 99.5]])
+    np.testing.assert_allclose(
+        transform_points(matrix, np.array([[-0.5, -0.5], [24.5, 19.5]])), [[-0.5, -0.5], [49.5, 99.5]]
+    )
     np.testing.assert_allclose(shift(2, 3) @ shift(-2, -3), np.eye(3))
     sample = {key: person(5)[key] for key in ("image", "segmentation_map", "depth", "mask", "normals")}
-    done = fit_to_network(sample, SIZE)
+    done = augment.fit_to_network(sample, size=SIZE)
     processor = SapiensImageProcessor(size={"height": 64, "width": 48})
     theirs = processor(sample["image"], return_tensors="pt")["pixel_values"]
     ours = ModelInputs(processor)(collate([done]))["pixel_values"]
@@ -304,7 +320,9 @@ def test_background_is_put_behind_the_person():
     mask = sample["segmentation_map"] > 0
     np.testing.assert_array_equal(done["image"][mask], sample["image"][mask])
     assert (done["image"][~mask] == (1, 2, 3)).all()  # the middle of the wall
-    np.testing.assert_array_equal(augment_dense(sample, (96, 80), sample_generator(0, 0, 0), options)["image"], sample["image"])
+    np.testing.assert_array_equal(
+        augment_dense(sample, (96, 80), sample_generator(0, 0, 0), options)["image"], sample["image"]
+    )
     called = []
     augment_dense(
         sample, (96, 80), sample_generator(0, 0, 0), options, backgrounds=[wall],
@@ -411,20 +429,31 @@ def test_sampling_far_outside_and_at_borders():
     np.testing.assert_array_equal(sample_bilinear(image, x, y), image)
     np.testing.assert_array_equal(sample_nearest(image, x, y), image)
     x, y = positions(shift(0.5, 0), (5, 7))
-    np.testing.assert_array_equal(sample_bilinear(image, x, y, border="border")[0, :, 0], np.rint([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6]))
+    np.testing.assert_array_equal(
+        sample_bilinear(image, x, y, border="border")[0, :, 0], np.rint([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6])
+    )
 
 
 @pytest.mark.parametrize("task", ("pose", "segmentation", "depth", "normal"))
 def test_a_sample_follows_from_seed_epoch_and_index(task):
     sample = {"name": "a", **person(7)}
-    keys = {"pose": ["box", "keypoints"], "segmentation": ["segmentation_map"], "depth": ["depth", "mask"], "normal": ["normals", "mask"]}
+    keys = {
+        "pose": ["box", "keypoints"],
+        "segmentation": ["segmentation_map"],
+        "depth": ["depth", "mask"],
+        "normal": ["normals", "mask"],
+    }
     sample = {key: sample[key] for key in ("name", "image", *keys[task])}
 
     def made(*key):
         rng = sample_generator(*key)
         if task == "pose":
             return augment_pose(sample, SIZE, LAYOUT, rng, PoseAugmentation())
-        options = {"segmentation": SEGMENTATION_AUGMENTATION, "depth": DEPTH_AUGMENTATION, "normal": NORMAL_AUGMENTATION}
+        options = {
+            "segmentation": SEGMENTATION_AUGMENTATION,
+            "depth": DEPTH_AUGMENTATION,
+            "normal": NORMAL_AUGMENTATION,
+        }
         return augment_dense(sample, SIZE, rng, options[task])
 
     first, again = made(0, 3, 7), made(0, 3, 7)

@@ -37,7 +37,11 @@ def test_a_good_data_set_passes(tree, task, capsys):
 
 def test_what_is_counted(tree, capsys):
     facts = run(capsys, tree, "pose")[1]["facts"]
-    assert facts["people"] == 6 and facts["labelled keypoints per person"] == 5 and facts["of these seen, not hidden"] == "80.0%"
+    assert (
+        facts["people"] == 6
+        and facts["labelled keypoints per person"] == 5
+        and facts["of these seen, not hidden"] == "80.0%"
+    )
     _, report = run(capsys, tree, "segmentation")
     share = np.mean([(person(i)["segmentation_map"] == 3).mean() for i in range(6)])
     assert f"Torso: {share:.2%}, 6" in report["facts"]["share of pixels, and images, per class"]
@@ -80,7 +84,9 @@ def test_inverse_and_constant_depth(tree, capsys):
         depth = np.load(path)
         np.save(path, np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0).astype(np.float32))
     status, report = run(capsys, tree, "depth")
-    assert status == 1 and "inverse depth" in report["problems"][0] and report["facts"]["larger is"].startswith("nearer")
+    assert (
+        status == 1 and "inverse depth" in report["problems"][0] and report["facts"]["larger is"].startswith("nearer")
+    )
     for path in (tree / "depths").iterdir():
         np.save(path, np.full(SIZE, -4, np.float32))
     status, report = run(capsys, tree, "depth")
@@ -122,7 +128,10 @@ def test_people(tree, capsys):
     path.write_text(json.dumps(content))
     status, report = run(capsys, tree, "pose")
     assert status == 1 and "5 people have most keypoints far from their box" in report["problems"][0]
-    assert report["warnings"] == ["1 of 5 keypoints are never labelled: right_foot.", "20 labelled keypoints lie outside their image."]
+    assert report["warnings"] == [
+        "1 of 5 keypoints are never labelled: right_foot.",
+        "20 labelled keypoints lie outside their image.",
+    ]
     assert report["facts"]["people left out"] == "1 crowds"
 
 
@@ -144,7 +153,9 @@ def test_streams_and_text(tmp_path, capsys):
     for column in ("image", "label"):
         table = table.cast_column(column, datasets.Image())
     table.to_parquet(tmp_path / "t" / "train.parquet")
-    assert main([str(tmp_path / "t"), "--task", "segmentation", "--class_set", "lip", "--streaming", "--limit", "4"]) == 1
+    assert (
+        main([str(tmp_path / "t"), "--task", "segmentation", "--class_set", "lip", "--streaming", "--limit", "4"]) == 1
+    )
     text = capsys.readouterr().out
     assert "samples looked at: 4" in text and "PROBLEM" in text and "of epoch 0]: every pixel" in text
     assert text.strip().endswith("1 problems, 1 warnings")

@@ -43,14 +43,18 @@ def own(tmp_path):
     return write_tree(tmp_path / "own", count=2)
 
 
-def fitted(sample, rng):
-    return fit_to_network(sample, NETWORK)
+fitted = partial(fit_to_network, size=NETWORK)
 
 
 # ---------------------------------------------------------------------------------------------------------- formats
-@pytest.mark.parametrize("task, keys", [("segmentation", ["segmentation_map"]), ("depth", ["depth", "mask"]), ("normal", ["normals", "mask"])])
+@pytest.mark.parametrize(
+    "task, keys",
+    [("segmentation", ["segmentation_map"]), ("depth", ["depth", "mask"]), ("normal", ["normals", "mask"])],
+)
 def test_folder_tree(tree, task, keys):
-    samples = open_samples(str(tree), task, class_layout(tree / "classes.layout.json") if task == "segmentation" else None)
+    samples = open_samples(
+        str(tree), task, class_layout(tree / "classes.layout.json") if task == "segmentation" else None
+    )
     assert isinstance(samples, FolderTree) and len(samples) == 8
     sample = samples[3]
     assert sample["name"] == str(samples.path(3)) == str(tree / "images" / "p003.jpg")
@@ -84,7 +88,10 @@ def test_masks_are_optional_and_images_may_be_of_any_kind(own):
 )
 def test_trees_of_the_original(own, task, images, labels, split):
     target = own / "moved"
-    for source, place in (("images", images), ({"segmentation": "segmentations", "depth": "depths", "normal": "normals"}[task], labels)):
+    for source, place in (
+        ("images", images),
+        ({"segmentation": "segmentations", "depth": "depths", "normal": "normals"}[task], labels),
+    ):
         (target / place).parent.mkdir(parents=True, exist_ok=True)
         (own / source).rename(target / place)
     assert len(FolderTree(target, task, split)) == 2
@@ -128,7 +135,10 @@ def test_coco(tree):
 def coco_file(folder, *people, **image):
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (40, 30)).save(folder / "a.png")
-    content = {"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30, **image}], "annotations": list(people)}
+    content = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30, **image}],
+        "annotations": list(people),
+    }
     content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
     (folder / "labels.json").write_text(json.dumps(content))
     return folder / "labels.json"
@@ -151,7 +161,11 @@ def test_coco_people_that_do_not_count(tmp_path):
         someone(7, [-3.0, -4, 1] * 17),
     )
     samples = CocoKeypoints(path, 17)
-    assert samples.ids == [1] and samples.left_out == {"crowds": 1, "without a labelled keypoint": 2, "with an empty box": 2}
+    assert samples.ids == [1] and samples.left_out == {
+        "crowds": 1,
+        "without a labelled keypoint": 2,
+        "with an empty box": 2,
+    }
     np.testing.assert_array_equal(samples.boxes, [[0, 0, 39, 16]])  # clipped to the last pixel centres
     with pytest.raises(ValueError, match="nobody to train on: 1 crowds"):
         CocoKeypoints(coco_file(tmp_path, someone(1, iscrowd=1)), 17)
@@ -161,11 +175,24 @@ def test_coco_people_that_do_not_count(tmp_path):
 
 def test_coco_wholebody_and_goliath(tmp_path):
     parts = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
-    numbers = {key: np.column_stack([np.full((n, 2), 5.0 + i), np.ones(n)]).ravel().tolist() for i, (key, n) in enumerate(parts.items())}
+    numbers = {
+        key: np.column_stack([np.full((n, 2), 5.0 + i), np.ones(n)]).ravel().tolist()
+        for i, (key, n) in enumerate(parts.items())
+    }
     goliath = [9.0, 9, 1] * 308
-    path = coco_file(tmp_path, someone(1, **{k: v for k, v in numbers.items() if k != "keypoints"}, goliath_wholebody_kpts=goliath) | {"keypoints": numbers["keypoints"]})
+    path = coco_file(
+        tmp_path,
+        someone(1, **{k: v for k, v in numbers.items() if k != "keypoints"}, goliath_wholebody_kpts=goliath)
+        | {"keypoints": numbers["keypoints"]},
+    )
     whole = CocoKeypoints(path, 133)[0]["keypoints"]
-    assert whole.shape == (133, 3) and whole[16, 0] == 5 and whole[17, 0] == 6 and whole[23, 0] == 7 and whole[112, 0] == 9
+    assert (
+        whole.shape == (133, 3)
+        and whole[16, 0] == 5
+        and whole[17, 0] == 6
+        and whole[23, 0] == 7
+        and whole[112, 0] == 9
+    )
     assert CocoKeypoints(path, 308)[0]["keypoints"].shape == (308, 3)
     assert CocoKeypoints(path, 17)[0]["keypoints"].shape == (17, 3)
 
@@ -274,7 +301,9 @@ def test_bad_samples_stop_or_are_skipped_by_name(own, what, task, message):
 def test_normals_that_are_nearly_unit_are_normalised(own):
     path = own / "normals" / "p001.npy"
     np.save(path, np.load(path) * 1.05)
-    np.testing.assert_allclose(np.linalg.norm(FolderTree(own, "normal")[1]["normals"][person(1)["mask"]], axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(FolderTree(own, "normal")[1]["normals"][person(1)["mask"]], axis=-1), 1, atol=1e-5
+    )
 
 
 def test_depth_outside_people_may_be_anything(own):
@@ -331,19 +360,28 @@ def table(task, count=8):
     if task == "segmentation":
         columns["label"] = [Image.fromarray(p["segmentation_map"]) for p in people]
     elif task == "depth":
-        columns |= {"depth": [Image.fromarray(p["depth"]) for p in people], "mask": [Image.fromarray(p["mask"]) for p in people]}
+        columns |= {
+            "depth": [Image.fromarray(p["depth"]) for p in people],
+            "mask": [Image.fromarray(p["mask"]) for p in people],
+        }
     elif task == "normal":
-        columns["normal"] = [Image.fromarray(((p["normals"] * 127.5 + 127.5).round() * p["mask"][..., None]).astype(np.uint8)) for p in people]
+        columns["normal"] = [
+            Image.fromarray(((p["normals"] * 127.5 + 127.5).round() * p["mask"][..., None]).astype(np.uint8))
+            for p in people
+        ]
     else:
         columns["objects"] = [
-            {"bbox": [p["box"].tolist()] * (i % 3), "keypoints": [p["keypoints"].tolist()] * (i % 3)} for i, p in enumerate(people)
+            {"bbox": [p["box"].tolist()] * (i % 3), "keypoints": [p["keypoints"].tolist()] * (i % 3)}
+            for i, p in enumerate(people)
         ]
         return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     features |= {name: datasets.Image() for name in columns}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-@pytest.mark.parametrize("task, key", [("segmentation", "segmentation_map"), ("depth", "depth"), ("normal", "normals")])
+@pytest.mark.parametrize(
+    "task, key", [("segmentation", "segmentation_map"), ("depth", "depth"), ("normal", "normals")]
+)
 def test_tables_of_image_columns(task, key):
     samples = open_table(table(task), task, num_labels=7)
     assert isinstance(samples, TableSamples) and len(samples) == 8
@@ -364,7 +402,9 @@ def test_tables_of_people(tmp_path):
         open_table(table("pose"), "pose", num_labels=17)
     with pytest.raises(ValueError, match="holds nothing"):
         open_table(table("pose", 1), "pose", num_labels=5)
-    nan = table("pose").map(lambda row: {"objects": {**row["objects"], "bbox": [[np.nan] * 4] * len(row["objects"]["bbox"])}})
+    nan = table("pose").map(
+        lambda row: {"objects": {**row["objects"], "bbox": [[np.nan] * 4] * len(row["objects"]["bbox"])}}
+    )
     with pytest.raises(BadSampleError, match="NaN or infinite"):
         open_table(nan, "pose", num_labels=5)
 
@@ -389,8 +429,12 @@ def test_tables_from_disk_with_splits_and_named_columns(tmp_path):
 
 def streamed(task="segmentation", count=8, **plan):
     stream = open_table(table(task, count).to_iterable_dataset(), task, num_labels=5 if task == "pose" else 7, seed=3)
-    augment = partial(augment_pose, size=NETWORK, layout=keypoint_layout(17), options=NO_POSE_AUGMENTATION) if task == "pose" else None
-    return StreamingSet(stream, (lambda s, rng: augment(s, rng=rng)) if augment else fitted, StepPlan(**plan))
+    augment = (
+        partial(augment_pose, size=NETWORK, layout=keypoint_layout(17), options=NO_POSE_AUGMENTATION)
+        if task == "pose"
+        else None
+    )
+    return StreamingSet(stream, augment or fitted, StepPlan(**plan))
 
 
 def test_streams_have_one_order_for_any_workers_processes_and_restarts():
@@ -415,7 +459,11 @@ def test_streams_of_people_and_bad_rows():
     assert len(batches) == 2 and batches[0]["keypoints"].shape == (3, 5, 3)
     rows = table("segmentation", 3)
     images = [*rows["label"]][:2] + [Image.new("L", SIZE[::-1], 255)]
-    bad = datasets.Dataset.from_dict({"image": [*rows["image"]], "label": images}).cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
+    bad = (
+        datasets.Dataset.from_dict({"image": [*rows["image"]], "label": images})
+        .cast_column("image", datasets.Image())
+        .cast_column("label", datasets.Image())
+    )
     stream = StreamSamples(bad.to_iterable_dataset(), open_table(rows, "segmentation").reader, buffer_size=1)
     names = [sample["name"] for sample in StreamingSet(stream, fitted, StepPlan(3, 1), skip_bad=True)]
     assert names == ["stream[0 of epoch 0]", "stream[1 of epoch 0]", "stream[1 of epoch 0]"]
@@ -437,7 +485,7 @@ def test_inputs_equal_the_processors(tree, task):
     if task != "segmentation":
         given["masks"] = [s["mask"] for s in samples]
     theirs = processor([s["image"] for s in samples], **given, return_tensors="pt")
-    ours = TrainerCollator(processor)([fit_to_network(s, (96, 80)) for s in samples])
+    ours = TrainerCollator(processor)([fit_to_network(s, size=(96, 80)) for s in samples])
     assert set(ours) == {"pixel_values", "labels"}
     torch.testing.assert_close(ours["pixel_values"], theirs["pixel_values"], rtol=0, atol=1e-6)
     torch.testing.assert_close(ours["labels"], theirs["labels"], rtol=0, atol=1e-6)
@@ -445,7 +493,12 @@ def test_inputs_equal_the_processors(tree, task):
 
 
 def test_depth_of_views_without_range():
-    flat = {"name": "a", "image": np.zeros((4, 3, 3), np.uint8), "depth": np.full((4, 3), 2, np.float32), "mask": np.zeros((4, 3), bool)}
+    flat = {
+        "name": "a",
+        "image": np.zeros((4, 3, 3), np.uint8),
+        "depth": np.full((4, 3), 2, np.float32),
+        "mask": np.zeros((4, 3), bool),
+    }
     one = {**flat, "mask": np.eye(4, 3, dtype=bool)}
     labels = ModelInputs(SapiensImageProcessor())(collate([flat, one]))["labels"]
     assert (labels[0] == -1).all() and labels[1].max() == 2 and (labels[1] == -1).sum() == 9
@@ -461,7 +514,7 @@ def test_crops_with_few_keypoints_are_replaced(tree):
     layout = keypoint_layout(tree / "keypoints.layout.json")
 
     def far_away(sample, rng):
-        done = augment_pose(sample, NETWORK, layout, rng, NO_POSE_AUGMENTATION)
+        done = augment_pose(sample, rng, size=NETWORK, layout=layout, options=NO_POSE_AUGMENTATION)
         if "p002" in sample["name"]:
             done["keypoints"][2:, 0] += 500
         return done
@@ -479,7 +532,7 @@ def test_workers_do_not_change_batches(tree):
     from training.augment import SEGMENTATION_AUGMENTATION, augment_dense
 
     def augment(sample, rng):
-        return augment_dense(sample, NETWORK, rng, SEGMENTATION_AUGMENTATION)
+        return augment_dense(sample, rng, size=NETWORK, options=SEGMENTATION_AUGMENTATION)
 
     runs = []
     for num_workers in (0, 2):
@@ -526,7 +579,12 @@ def test_layout_files_that_do_not_fit(tmp_path, read, content, message):
 
 
 def test_class_layout_file(tmp_path):
-    content = {"names": list(CLASSES), "class_weights": [1, 2, 2, 1, 1, 1, 3], "ignore_index": 254, "rotate_fill_label": 254}
+    content = {
+        "names": list(CLASSES),
+        "class_weights": [1, 2, 2, 1, 1, 1, 3],
+        "ignore_index": 254,
+        "rotate_fill_label": 254,
+    }
     (tmp_path / "l.json").write_text(json.dumps(content))
     layout = class_layout(tmp_path / "l.json")
     assert layout.swap_pairs == ((1, 2),) and layout.class_weights[6] == 3 and layout.ignore_index == 254
@@ -545,9 +603,12 @@ class FakeHumans:
         keypoints = np.zeros((2, 133, 3), np.float32)
         keypoints[0, 16] = 1, 2, 2
         return {
-            **made, "segmentation": made["segmentation_map"], "boxes": np.stack([made["box"]] * 2), "keypoints": keypoints,
+            **made,
+            "segmentation": made["segmentation_map"],
+            "boxes": np.stack([made["box"]] * 2),
+            "keypoints": keypoints,
             "keypoints_308": np.ones((2, 308, 3), np.float32),
-        }  # fmt: skip
+        }
 
 
 def test_synthetic_humans_as_samples(monkeypatch):
@@ -555,7 +616,9 @@ def test_synthetic_humans_as_samples(monkeypatch):
 
     monkeypatch.setattr(sapiens_hf.synthetic, "SyntheticHumans", FakeHumans)
     samples = open_samples("synthetic:5:9:96x80", "pose", keypoint_layout(17))
-    assert isinstance(samples, SyntheticSamples) and len(samples) == 9 and samples.humans.made == (5, (96, 80), 9, True)
+    assert (
+        isinstance(samples, SyntheticSamples) and len(samples) == 9 and samples.humans.made == (5, (96, 80), 9, True)
+    )
     assert samples[3]["keypoints"].shape == (17, 3) and samples[3]["keypoints"][16, 0] == 1
     assert open_samples("synthetic:5:9", "pose", keypoint_layout(308))[0]["keypoints"].shape == (308, 3)
     assert open_samples("synthetic:5:9", "pose", keypoint_layout(133))[0]["keypoints"].shape == (133, 3)

@@ -161,7 +161,9 @@ def test_guard_skips_names_and_stops():
     assert not guard.accepts(1.0, float("inf"), ["a.png"])
     assert guard.accepts(1.0, float("inf"), ["a.png"], scaled=True)  # the scaler of fp16 deals with it
     assert not guard.accepts(float("nan"), 1.0, ["a.png"]) and not guard.accepts(float("inf"), 1.0, ["a.png"])
-    with pytest.raises(TrainingStoppedError, match=r"Step 7: the loss is nan. Samples: a, b, c, d and 1 more.*3 times"):
+    with pytest.raises(
+        TrainingStoppedError, match=r"Step 7: the loss is nan. Samples: a, b, c, d and 1 more.*3 times"
+    ):
         guard.accepts(float("nan"), 1.0, list("abcde"))
     assert LossGuard(0.0, 3, TrainerState(last_loss=1.0)).accepts(1e9, 1.0, [])
 

@@ -1,4 +1,4 @@
-"""The real scripts: each learns eight pictures, and leaves a folder that pipeline() opens; their options and recipes."""
+"""The real scripts: each learns eight pictures and leaves a folder that pipeline() opens; options and recipes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_a_run_folder_is_ready_for_pipeline(runs, task):
     assert stored["step"] == 80 and stored["loss"] == results["loss"]
     run = json.loads((folder / "run.json").read_text())
     assert run["options"]["max_steps"] == 80 and run["num_processes"] == 1 and "torch" in run["versions"]
-    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {p.name for p in (folder / "best").iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {
+        p.name for p in (folder / "best").iterdir()
+    }
     image = Image.fromarray(person(2)["image"])
     for place in (folder, folder / "best"):
         predict = pipeline(hub.PIPELINES[task], model=str(place))
@@ -144,7 +146,9 @@ def test_evaluators_equal_the_metrics(data):
     samples[1]["segmentation_map"] = samples[1]["segmentation_map"].copy()
     samples[1]["segmentation_map"][:9] = 255
 
-    answers.maps = [np.where(rng.random((96, 80)) < 0.3, 4, s["segmentation_map"] % 255).astype(np.int64) for s in samples]
+    answers.maps = [
+        np.where(rng.random((96, 80)) < 0.3, 4, s["segmentation_map"] % 255).astype(np.int64) for s in samples
+    ]
     evaluator = SegmentationEvaluator(answers, 7)
     evaluator.add(Outputs(), samples)
     truth = [s["segmentation_map"] for s in samples]
@@ -155,7 +159,9 @@ def test_evaluators_equal_the_metrics(data):
     answers.maps = [(s["depth"] * 0.3 + rng.normal(0, 0.05, (96, 80))).astype(np.float32) for s in samples]
     evaluator = DepthEvaluator(answers)
     evaluator.add(Outputs(), samples)
-    given = dict(predictions=answers.maps, references=[s["depth"] for s in samples], masks=[s["mask"] for s in samples])
+    given = dict(
+        predictions=answers.maps, references=[s["depth"] for s in samples], masks=[s["mask"] for s in samples]
+    )
     expected = load_metric("depth_metrics").compute(**given, align="scale_shift")
     results = evaluator.compute(evaluator.totals)
     assert results == pytest.approx({name: expected[name] for name in results})
@@ -167,12 +173,16 @@ def test_evaluators_equal_the_metrics(data):
     expected = load_metric("normal_metrics").compute(predictions=answers.maps, references=truth, masks=given["masks"])
     results = evaluator.compute(evaluator.totals)
     assert results == pytest.approx({name: expected[name] for name in results}) and not evaluator.higher_is_better
-    assert evaluator.is_better(3.0, 4.0) and not evaluator.is_better(float("nan"), 4.0) and evaluator.is_better(9.0, None)
+    assert (
+        evaluator.is_better(3.0, 4.0) and not evaluator.is_better(float("nan"), 4.0) and evaluator.is_better(9.0, None)
+    )
 
     answers.maps = [s["keypoints"][:, :2] + rng.normal(0, 3, (5, 2)) for s in samples]
     evaluator = PoseEvaluator(answers)
     evaluator.add((Outputs(), None), samples)
-    people = dict(predictions=answers.maps, references=[s["keypoints"] for s in samples], bboxes=[s["box"] for s in samples])
+    people = dict(
+        predictions=answers.maps, references=[s["keypoints"] for s in samples], bboxes=[s["box"] for s in samples]
+    )
     results = evaluator.compute(evaluator.totals)
     assert results["pck"] == pytest.approx(load_metric("pck").compute(**people)["pck"])
     assert results["pck_visible"] == pytest.approx(load_metric("pck").compute(**people, min_visibility=2)["pck"])
@@ -298,9 +308,21 @@ def test_metas_own_file_starts_a_task(data, tmp_path):
 
 def test_sizes_and_overrides(data, tmp_path):
     line = ["--train_data", "x", "--output_dir", "y", "--model_size", "tiny"]
-    model = build_model(parse_options(PoseOptions, [*line, "--config_overrides", "hidden_size=80", "num_hidden_layers=1", "--keypoint_loss_top_k", "9"]), keypoint_layout(17))
-    assert model.config.hidden_size == 80 and model.config.image_size == [256, 192] and model.config.keypoint_loss_top_k == 9
-    assert model.config.patch_embeddings_padding == 2 and model.config.flip_pairs == [list(p) for p in keypoint_layout(17).flip_pairs]
+    model = build_model(
+        parse_options(
+            PoseOptions,
+            [*line, "--config_overrides", "hidden_size=80", "num_hidden_layers=1", "--keypoint_loss_top_k", "9"],
+        ),
+        keypoint_layout(17),
+    )
+    assert (
+        model.config.hidden_size == 80
+        and model.config.image_size == [256, 192]
+        and model.config.keypoint_loss_top_k == 9
+    )
+    assert model.config.patch_embeddings_padding == 2 and model.config.flip_pairs == [
+        list(p) for p in keypoint_layout(17).flip_pairs
+    ]
     assert build_model(parse_options(DepthOptions, line)).config.deconv_out_channels == [32] * 4
     with pytest.raises(ValueError, match="unknown name 'hiden_size'. Did you mean 'hidden_size'"):
         build_model(parse_options(DepthOptions, [*line, "--config_overrides", "hiden_size=3"]))
@@ -313,10 +335,21 @@ def test_loaded_models_take_the_tasks_settings(runs, data, tmp_path):
     source = runs("segmentation")[0]
     weights = {"names": list(CLASSES), "class_weights": [1, 2, 2, 1, 1, 1, 3]}
     (tmp_path / "l.json").write_text(json.dumps(weights))
-    line = ["--train_data", "x", "--output_dir", "y", "--model_name_or_path", str(source), "--config_overrides", "head_dropout2d_prob=0.2"]
+    line = [
+        "--train_data",
+        "x",
+        "--output_dir",
+        "y",
+        "--model_name_or_path",
+        str(source),
+        "--config_overrides",
+        "head_dropout2d_prob=0.2",
+    ]
     model = build_model(parse_options(SegmentationOptions, line), class_layout(tmp_path / "l.json"))
     assert model.config.semantic_loss_class_weights[6] == 3 and model.config.head_dropout2d_prob == 0.2
-    processor = build_processor(parse_options(PoseOptions, [*line[:4], "--model_name_or_path", str(runs("pose")[0])]), model)
+    processor = build_processor(
+        parse_options(PoseOptions, [*line[:4], "--model_name_or_path", str(runs("pose")[0])]), model
+    )
     assert processor.keypoint_heatmap_sigma == 2
 
 
@@ -324,8 +357,13 @@ def test_streams_train(data, tmp_path):
     import datasets
 
     (tmp_path / "t").mkdir()
-    rows = {"image": [Image.fromarray(person(i)["image"]) for i in range(8)], "depth": [Image.fromarray(person(i)["depth"]) for i in range(8)]}
-    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).cast_column("depth", datasets.Image())
+    rows = {
+        "image": [Image.fromarray(person(i)["image"]) for i in range(8)],
+        "depth": [Image.fromarray(person(i)["depth"]) for i in range(8)],
+    }
+    table = (
+        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).cast_column("depth", datasets.Image())
+    )
     table.to_parquet(tmp_path / "t" / "train.parquet")
     line = arguments("depth", tmp_path / "t", tmp_path / "run", "--streaming", steps=3)
     main = importlib.import_module("training.finetune_depth").main
@@ -339,7 +377,11 @@ def test_streams_train(data, tmp_path):
         real = jobs.open_samples
         try:
             jobs.open_samples = lambda *given, **more: real(*given, **{**more, "streaming": True})
-            main(arguments("depth", tmp_path / "t", tmp_path / "c", "--val_data", str(tmp_path / "t"), "--val_split", "train"))
+            main(
+                arguments(
+                    "depth", tmp_path / "t", tmp_path / "c", "--val_data", str(tmp_path / "t"), "--val_split", "train"
+                )
+            )
         finally:
             jobs.open_samples = real
 
@@ -348,10 +390,16 @@ def test_augmentation_can_be_changed(data, tmp_path):
     from training.jobs import make_augment
 
     line = arguments("segmentation", data, tmp_path, "--augmentation", "zoom=[0.5,0.6]", "rotate_prob=0")
-    augment = make_augment(parse_options(SegmentationOptions, line), (64, 48), class_layout(data / "classes.layout.json"))
+    augment = make_augment(
+        parse_options(SegmentationOptions, line), (64, 48), class_layout(data / "classes.layout.json")
+    )
     assert augment.keywords["options"].zoom == (0.5, 0.6) and augment.keywords["swap_pairs"] == ((1, 2),)
     with pytest.raises(ValueError, match="unknown name 'zooms'. Did you mean 'zoom'"):
-        make_augment(parse_options(DepthOptions, arguments("depth", data, tmp_path, "--augmentation", "zooms=1")), (64, 48), None)
+        make_augment(
+            parse_options(DepthOptions, arguments("depth", data, tmp_path, "--augmentation", "zooms=1")),
+            (64, 48),
+            None,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- options
@@ -361,10 +409,14 @@ def test_later_options_win(tmp_path):
     chosen = parse_options(PoseOptions, [*base, "--recipe", "pose-goliath-1b"])
     assert (chosen.layer_decay_rate, chosen.learning_rate, chosen.keypoint_loss_top_k) == (0.95, 5e-5, 128)
     assert chosen.keypoint_set == "goliath" and chosen.min_visible == 8 and chosen.milestones == [170, 200]
-    (tmp_path / "o.json").write_text(json.dumps({"recipe": "pose-goliath-1b", "learning_rate": 1e-3, "train_data": "c", "output_dir": "d"}))
+    (tmp_path / "o.json").write_text(
+        json.dumps({"recipe": "pose-goliath-1b", "learning_rate": 1e-3, "train_data": "c", "output_dir": "d"})
+    )
     chosen = parse_options(PoseOptions, [str(tmp_path / "o.json")])
     assert (chosen.layer_decay_rate, chosen.learning_rate, chosen.train_data) == (0.95, 1e-3, "c")
-    chosen = parse_options(PoseOptions, [str(tmp_path / "o.json"), "--learning_rate", "2e-3", "--recipe", "pose-coco-1b"])
+    chosen = parse_options(
+        PoseOptions, [str(tmp_path / "o.json"), "--learning_rate", "2e-3", "--recipe", "pose-coco-1b"]
+    )
     assert (chosen.layer_decay_rate, chosen.learning_rate, chosen.task) == (0.85, 2e-3, "pose")
     with pytest.raises(dataclasses.FrozenInstanceError):
         chosen.seed = 3
@@ -385,7 +437,10 @@ def test_a_run_can_be_repeated_from_its_run_json(runs, tmp_path):
         (["--train_data", "a", "--output_dir", "b", "--schedule", "cosinus"], "Did you mean 'cosine'"),
         (["--train_data", "a", "--output_dir", "b", "--batch_size", "0"], "--batch_size is 0"),
         (["--train_data", "a", "--output_dir", "b", "--mixed_precision", "half"], "no, fp16 or bf16"),
-        (["--train_data", "a", "--output_dir", "b", "--recipe", "depth-render_people-1bb"], "Did you mean 'depth-render_people-1b'"),
+        (
+            ["--train_data", "a", "--output_dir", "b", "--recipe", "depth-render_people-1bb"],
+            "Did you mean 'depth-render_people-1b'",
+        ),
         (["nowhere.json"], "no options file"),
     ],
 )
@@ -424,8 +479,14 @@ def test_recipes_are_the_originals():
             assert (made.lr_base_batch == 512) == (label_set == "coco_wholebody" and size == "1b")
             assert made.min_visible == (4 if label_set == "coco" else 8)
     lip = recipe("segmentation-lip20-2b")
-    assert lip.schedule == "cosine" and lip.num_epochs == 400 and lip.options()["augmentation"] == ["background_prob=0.0", "zoom=[0.75, 1.25]"]
-    assert recipe("segmentation-cihp20-1b").schedule == "poly" and recipe("normal-general-0.3b").augmentation == {"background_prob": 0.0}
+    assert (
+        lip.schedule == "cosine"
+        and lip.num_epochs == 400
+        and lip.options()["augmentation"] == ["background_prob=0.0", "zoom=[0.75, 1.25]"]
+    )
+    assert recipe("segmentation-cihp20-1b").schedule == "poly" and recipe("normal-general-0.3b").augmentation == {
+        "background_prob": 0.0
+    }
     assert lip.pretrained == "facebook/sapiens-pretrain-2b" and lip.options()["class_set"] == "lip20"
     with pytest.raises(ValueError, match="no depth recipe 'pose-coco-1b'"):
         recipe("pose-coco-1b", "depth")
@@ -500,7 +561,9 @@ def test_scripts_show_their_options(task, capsys):
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f"training.finetune_{task}").main(["--help"])
     text = capsys.readouterr().out
-    assert stopped.value.code == 0 and "--resume_from_checkpoint" in text and ("--flip_test" in text) == (task == "pose")
+    assert (
+        stopped.value.code == 0 and "--resume_from_checkpoint" in text and ("--flip_test" in text) == (task == "pose")
+    )
 
 
 def test_the_code_is_described_without_git(monkeypatch):

@@ -1,4 +1,4 @@
-"""Started by torchrun in test_training_loop: runs the scripts one after the other, each given as a list of arguments."""
+"""Started by torchrun in test_training_loop: runs scripts one after the other, each with its list of arguments."""
 
 import importlib
 import json

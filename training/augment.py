@@ -93,15 +93,15 @@ def truncated_normal(rng: np.random.Generator, count: int = 1) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------------- pose
 def augment_pose(
-    sample: Sample, size: Size, layout: KeypointLayout, rng: np.random.Generator, options: PoseAugmentation
+    sample: Sample, rng: np.random.Generator, *, size: Size, layout: KeypointLayout, options: PoseAugmentation
 ) -> Sample:
     """One person's crop: flip, half body, shift, zoom, rotation, crop, colours, blur, hole.
 
     Args:
         sample: image, box and keypoints, as above.
+        rng: all chance.
         size: (height, width) of the crop.
         layout: flip pairs, and the points of the upper and lower body.
-        rng: all chance.
         options: probabilities and ranges.
 
     Returns:
@@ -178,10 +178,10 @@ def _with_aspect(scale: np.ndarray, size: Size) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- dense tasks
 def augment_dense(
     sample: Sample,
-    size: Size,
     rng: np.random.Generator,
-    options: DenseAugmentation,
     *,
+    size: Size,
+    options: DenseAugmentation,
     swap_pairs: Pairs = (),
     rotate_fill_label: int = 0,
     ignore_index: int = 255,
@@ -192,8 +192,8 @@ def augment_dense(
 
     Args:
         sample: image with segmentation_map, or depth and mask, or normals and mask.
-        size: (height, width) of the network.
         rng: all chance.
+        size: (height, width) of the network.
         options: probabilities and ranges.
         swap_pairs: classes that a mirrored image exchanges.
         rotate_fill_label: class in the corners that a rotation uncovers.
@@ -245,8 +245,8 @@ def augment_dense(
     return result
 
 
-def fit_to_network(sample: Sample, size: Size) -> Sample:
-    """Stretch a sample to the size of the network, without chance."""
+def fit_to_network(sample: Sample, rng: np.random.Generator | None = None, *, size: Size) -> Sample:
+    """Stretch a sample to the size of the network; in the place of an augmentation, but without chance."""
     x, y = positions(resize(sample["image"].shape[:2], size), size)
     result: Sample = {"name": sample.get("name", ""), "image": sample_bilinear(sample["image"], x, y, border="border")}
     for key in ("segmentation_map", "mask", "depth", "normals"):

@@ -121,7 +121,9 @@ class PoseStatistics:
         seen = visibility > 0
         self.num_people += 1
         self.labelled += np.stack([seen, visibility >= 2])
-        inside = (x >= left - width / 2) & (x <= left + 1.5 * width) & (y >= top - height / 2) & (y <= top + 1.5 * height)
+        inside = (
+            (x >= left - width / 2) & (x <= left + 1.5 * width) & (y >= top - height / 2) & (y <= top + 1.5 * height)
+        )
         rows, columns = sample["image"].shape[:2]
         on_image = (x >= 0) & (x <= columns) & (y >= 0) & (y <= rows)
         self.num_outside += int((seen & ~on_image).sum())
@@ -261,7 +263,9 @@ class NormalStatistics:
         for axis, (votes, positive, negative) in signs.items():
             report.facts[f"{axis} points"] = votes.words(positive, negative)
             if votes.is_mixed:
-                report.problems.append(f"{axis} points {positive} in {votes.share:.0%} of the samples: conventions are mixed.")
+                report.problems.append(
+                    f"{axis} points {positive} in {votes.share:.0%} of the samples: conventions are mixed."
+                )
             elif votes.share < 0.5:
                 report.warnings.append(
                     f"{axis} points {negative}; here and in the synthetic humans it points {positive}. Train all data "

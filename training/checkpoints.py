@@ -13,7 +13,6 @@ only whole files behind; what it left half-written is never read and removed by 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -159,7 +158,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one go."""
     partial = path.with_name(path.name + PARTIAL)
     partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def truncate_metrics(path: Path, step: int) -> None:
@@ -175,7 +174,7 @@ def truncate_metrics(path: Path, step: int) -> None:
             break  # the last line of a killed run may be cut
     partial = path.with_name(path.name + PARTIAL)
     partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

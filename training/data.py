@@ -98,9 +98,9 @@ def visible_in_crop(sample: Sample) -> int:
 class StreamingSet(IterableDataset):
     """A streamed table with augmentation: yields the samples of this process's batches, in a fixed order.
 
-    Every process reads the whole stream and keeps its own batches; rows of the others are not decoded. One worker reads
-    it (`make_loader` sees to that), so the order cannot depend on the number of workers. A stream that ends before its
-    epoch does starts over.
+    Every process reads the whole stream and keeps its own batches; rows of the others are not decoded. One worker
+    reads it (`make_loader` sees to that), so the order cannot depend on the number of workers. A stream that ends
+    before its epoch does starts over.
 
     Args:
         stream: a `StreamSamples`.
@@ -217,8 +217,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Augmented samples of one size as tensors; `name` stays a list.
 
     Returns:
-        image (batch_size, 3, height, width) uint8; keypoints (batch_size, num_keypoints, 3); segmentation_map (batch_size,
-        height, width) uint8; depth and normals float32 (normals channels first) with mask bool.
+        image (batch_size, 3, height, width) uint8; keypoints (batch_size, num_keypoints, 3); segmentation_map
+        (batch_size, height, width) uint8; depth and normals float32 (normals channels first) with mask bool.
     """
     batch: Batch = {"name": [sample["name"] for sample in samples]}
     for key in samples[0]:
@@ -239,7 +239,10 @@ class ModelInputs:
 
     def __init__(self, processor: Any):
         factor = processor.rescale_factor if processor.do_rescale else 1.0
-        mean, std = ((torch.tensor(v, dtype=torch.float64) / factor).float() for v in (processor.image_mean, processor.image_std))
+        mean, std = (
+            (torch.tensor(v, dtype=torch.float64) / factor).float()
+            for v in (processor.image_mean, processor.image_std)
+        )
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
         self.sigma, self.downscale = processor.keypoint_heatmap_sigma, processor.keypoint_heatmap_downscale_factor
 

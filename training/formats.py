@@ -29,7 +29,15 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
 MASK_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
 # Names that folders of a tree have in the original's data sets; {split} is "train" or "val".
-IMAGE_FOLDERS = ("images/{split}_images", "images/{split}", "{split}/images", "Training/Images", "images", "rgb", "Images")
+IMAGE_FOLDERS = (
+    "images/{split}_images",
+    "images/{split}",
+    "{split}/images",
+    "Training/Images",
+    "images",
+    "rgb",
+    "Images",
+)
 LABEL_FOLDERS = {
     "segmentation": (
         *("segmentations/{split}_segmentations", "segmentations/{split}", "{split}/segmentations"),
@@ -80,7 +88,9 @@ class CocoKeypoints:
         if not path.is_file():
             raise FileNotFoundError(f"There is no annotation file {path}.")
         data = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("images", "annotations") if key not in data] if isinstance(data, dict) else ["images"]
+        missing = (
+            [key for key in ("images", "annotations") if key not in data] if isinstance(data, dict) else ["images"]
+        )
         if missing:
             raise ValueError(f"{path} has no list {missing[0]!r}: expected a COCO keypoint file.")
         self.annotation_file = path
@@ -95,7 +105,10 @@ class CocoKeypoints:
             if people and annotation.get("category_id") not in people:
                 continue
             if annotation["image_id"] not in images:
-                raise ValueError(f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, which the file lacks.")
+                raise ValueError(
+                    f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, "
+                    "which the file lacks."
+                )
             number = images[annotation["image_id"]]
             points = self._keypoints(annotation)
             box = _clipped_box(annotation.get("bbox", ()), data["images"][number])
@@ -144,7 +157,9 @@ class CocoKeypoints:
             )
         points = np.asarray(flat, dtype=np.float64).reshape(-1, 3)
         if not np.isfinite(points[points[:, 2] > 0]).all():
-            raise ValueError(f"{self.annotation_file}: annotation {annotation.get('id')} has NaN or infinite keypoints.")
+            raise ValueError(
+                f"{self.annotation_file}: annotation {annotation.get('id')} has NaN or infinite keypoints."
+            )
         return np.where(points[:, 2:] > 0, points, 0.0)
 
 
@@ -198,10 +213,10 @@ class FolderTree:
         self, root: str | Path, task: str, split: str = "train", num_labels: int | None = None, ignore_index: int = 255
     ):
         self.root, self.task, self.num_labels, self.ignore_index = Path(root), task, num_labels, ignore_index
-        folders = [find_folder(self.root, IMAGE_FOLDERS, split), find_folder(self.root, LABEL_FOLDERS[task], split)]
+        folders = [_need_folder(self.root, names, split) for names in (IMAGE_FOLDERS, LABEL_FOLDERS[task])]
         suffixes = [IMAGE_SUFFIXES, LABEL_SUFFIXES if task == "segmentation" else (".npy",)]
         if task != "segmentation":
-            mask_folder = find_folder(self.root, MASK_FOLDERS, split, required=False)
+            mask_folder = find_folder(self.root, MASK_FOLDERS, split)
             folders += [mask_folder] if mask_folder else []
             suffixes += [MASK_SUFFIXES] if mask_folder else []
         listings = [files_by_stem(folder, allowed) for folder, allowed in zip(folders, suffixes, strict=True)]
@@ -254,17 +269,22 @@ class FaceSynthetics:
 
 
 # ------------------------------------------------------------------------------------------------- files and folders
-def find_folder(root: Path, names: Sequence[str], split: str, required: bool = True) -> Path | None:
+def find_folder(root: Path, names: Sequence[str], split: str) -> Path | None:
     """The first folder of the list that exists below root."""
     for name in names:
-        if split != "train" and name.startswith("Training"):
+        if split != "train":
             name = name.replace("Training", "Validation")
         folder = root / name.format(split=split)
         if folder.is_dir():
             return folder
-    if required:
-        raise FileNotFoundError(f"{root} has none of the folders {', '.join(n.format(split=split) for n in names)}.")
     return None
+
+
+def _need_folder(root: Path, names: Sequence[str], split: str) -> Path:
+    folder = find_folder(root, names, split)
+    if folder is None:
+        raise FileNotFoundError(f"{root} has none of the folders {', '.join(n.format(split=split) for n in names)}.")
+    return folder
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
@@ -417,4 +437,3 @@ def check_sizes(sample: Sample, name: str) -> Sample:
     if "mask" in sample and not sample["mask"].any():
         raise BadSampleError(f"{name}: the mask is empty, nobody is in the picture.")
     return sample
-

@@ -84,9 +84,7 @@ def layout_of(options: RunOptions) -> KeypointLayout | ClassLayout | None:
     return class_layout(options.class_set) if options.task == "segmentation" else None  # type: ignore[attr-defined]
 
 
-def make_augment(
-    options: RunOptions, size: tuple[int, int], layout: KeypointLayout | ClassLayout | None
-) -> Augment:
+def make_augment(options: RunOptions, size: tuple[int, int], layout: KeypointLayout | ClassLayout | None) -> Augment:
     """The task's augmentation with the run's changes, as (sample, generator) -> sample."""
     usual: PoseAugmentation | DenseAugmentation = PoseAugmentation() if options.task == "pose" else DENSE[options.task]
     known = [field.name for field in dataclasses.fields(usual)]
@@ -94,26 +92,14 @@ def make_augment(
     changed = dataclasses.replace(usual, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     if isinstance(changed, PoseAugmentation):
         chosen = changed if options.augment else NO_POSE_AUGMENTATION
-        return partial(_pose, size=size, layout=layout, options=chosen)
+        return partial(augment_pose, size=size, layout=layout, options=chosen)
     if not options.augment:
-        return partial(_fit_to_network, size=size)
+        return partial(fit_to_network, size=size)
     settings: dict[str, Any] = {"backgrounds": image_files(getattr(options, "background_folder", None))}
     if isinstance(layout, ClassLayout):
         settings |= {"swap_pairs": layout.swap_pairs, "rotate_fill_label": layout.rotate_fill_label}
         settings |= {"ignore_index": layout.ignore_index}
-    return partial(_dense, size=size, options=changed, **settings)
-
-
-def _pose(sample: Any, rng: Any, **settings: Any) -> Any:
-    return augment_pose(sample, rng=rng, **settings)
-
-
-def _dense(sample: Any, rng: Any, **settings: Any) -> Any:
-    return augment_dense(sample, rng=rng, **settings)
-
-
-def _fit_to_network(sample: Any, rng: Any, size: tuple[int, int]) -> Any:
-    return fit_to_network(sample, size)
+    return partial(augment_dense, size=size, options=changed, **settings)
 
 
 def make_evaluator(options: RunOptions, processor: Any, layout: Any, config: Any) -> Evaluator:

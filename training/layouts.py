@@ -62,9 +62,7 @@ def keypoint_layout(source: str | int | Path) -> KeypointLayout:
             tuple(data.get("upper_body_ids", ())),
             tuple(data.get("lower_body_ids", ())),
         )
-        _check_indices(
-            source, names, [*sum(layout.flip_pairs, ()), *layout.upper_body_ids, *layout.lower_body_ids]
-        )
+        _check_indices(source, names, [*sum(layout.flip_pairs, ()), *layout.upper_body_ids, *layout.lower_body_ids])
         return layout
     known = keypoint_set(_number(source))
     return KeypointLayout(known.name, known.names, known.flip_pairs, known.upper_body_ids, known.lower_body_ids)
@@ -82,7 +80,9 @@ def class_layout(source: str | int | Path) -> ClassLayout:
         names = tuple(data["names"])
         weights = data.get("class_weights")
         if weights is not None and len(weights) != len(names):
-            raise ValueError(f"{source}: class_weights has {len(weights)} entries for {len(names)} names; give one each.")
+            raise ValueError(
+                f"{source}: class_weights has {len(weights)} entries for {len(names)} names; give one each."
+            )
         layout = ClassLayout(
             Path(source).stem,
             names,
@@ -143,11 +143,15 @@ def _read(source: str | Path, known: set[str]) -> dict[str, Any]:
     unknown = sorted(set(data) - known) if isinstance(data, dict) else []
     if not isinstance(data, dict) or "names" not in data or unknown:
         what = f"unknown keys {', '.join(unknown)}" if unknown else "no list `names`"
-        raise ValueError(f"{path} has {what}; expected a JSON object with names and, if wanted, {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"{path} has {what}; expected a JSON object with names and, if wanted, {', '.join(sorted(known))}."
+        )
     return data
 
 
 def _check_indices(source: Any, names: Sequence[str], indices: Sequence[int]) -> None:
     wrong = [index for index in indices if not 0 <= index < len(names)]
     if wrong:
-        raise ValueError(f"{source} holds the index {wrong[0]}; expected 0 to {len(names) - 1} for {len(names)} names.")
+        raise ValueError(
+            f"{source} holds the index {wrong[0]}; expected 0 to {len(names) - 1} for {len(names)} names."
+        )

@@ -113,7 +113,8 @@ def start(options: RunOptions) -> Accelerator:
         clean_up(folder)
         if options.resume_from_checkpoint is None and (folder / "checkpoints").is_dir():
             raise FileExistsError(
-                f"{folder} already holds a run. Go on with --resume_from_checkpoint latest, or give another --output_dir."
+                f"{folder} already holds a run. Go on with --resume_from_checkpoint latest, or give another "
+                "--output_dir."
             )
         processes = {"num_processes": accelerator.num_processes, "distributed_type": str(accelerator.distributed_type)}
         write_json(folder / RUN_FILE, {"options": dataclasses.asdict(options), **processes, **describe_code()})
@@ -243,8 +244,8 @@ def make_plan(options: RunOptions, job: Job, accelerator: Any, state: TrainerSta
     before = (state.samples_per_step, state.num_samples, state.seed)
     if state.step and now != before:
         logger.warning(
-            f"The checkpoint was made with {before[0]} samples per step, {before[1]} samples and seed {before[2]}; now "
-            f"it is {now[0]}, {now[1]} and {now[2]}. The run goes on, but not as it would have gone."
+            f"The checkpoint was made with {before[0]} samples per step, {before[1]} samples and seed {before[2]}; "
+            f"now it is {now[0]}, {now[1]} and {now[2]}. The run goes on, but not as it would have gone."
         )
     state.samples_per_step, state.num_samples, state.seed = now
     return plan
@@ -293,8 +294,8 @@ class LossGuard:
         message = f"Step {self.state.step}: {reason}. Samples: {shown}."
         if self.state.num_bad_steps >= self.max_bad_steps:
             raise TrainingStoppedError(
-                f"{message} That was {self.state.num_bad_steps} times in a row; training stops. Checkpoints are as they "
-                "were: try a lower --learning_rate or bf16 in place of fp16, and `python -m training.check_data`."
+                f"{message} That was {self.state.num_bad_steps} times in a row; training stops. Checkpoints are as "
+                "they were: try a lower --learning_rate or bf16 in place of fp16, and `python -m training.check_data`."
             )
         logger.warning(f"{message} The step is skipped.")
         return False

@@ -108,7 +108,9 @@ class PoseOptions(RunOptions):
     val_image_folder: str | None = _option(None, "likewise for val_data")
     keypoint_loss_top_k: int | None = _option(None, "the loss takes each sample's hardest keypoints only")
     min_visible: int = _option(4, "a crop with fewer labelled keypoints is replaced by another one")
-    heatmap_sigma: float | None = _option(None, "width of the target bumps in heatmap pixels; 6 suits 1024 x 768, 2 256 x 192")
+    heatmap_sigma: float | None = _option(
+        None, "width of the target bumps in heatmap pixels; 6 suits 1024 x 768, 2 256 x 192"
+    )
     flip_test: bool = _option(False, "evaluate with the mirrored image too, as the published numbers")
 
 
@@ -171,7 +173,15 @@ def check_options(options: OptionsType) -> OptionsType:
         raise ValueError(f"--image_size takes height and width, e.g. 1024 768; got {options.image_size}.")
     if options.schedule not in SCHEDULES:
         check_names("schedule", [options.schedule], SCHEDULES, "--schedule")
-    for name in ("batch_size", "gradient_accumulation_steps", "log_every", "save_every", "eval_every", "eval_batch_size", "num_epochs"):
+    for name in (
+        "batch_size",
+        "gradient_accumulation_steps",
+        "log_every",
+        "save_every",
+        "eval_every",
+        "eval_batch_size",
+        "num_epochs",
+    ):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected at least 1.")
     if options.mixed_precision not in (None, "no", "fp16", "bf16"):

@@ -93,9 +93,7 @@ def _all_recipes() -> dict[str, Recipe]:
         recipes += [
             Recipe(label_set="coco", size=size, min_visible=4, **pose),
             Recipe(label_set="coco_wholebody", size=size, min_visible=8, **pose, **wholebody.get(size, {})),
-            Recipe(
-                label_set="goliath", size=size, min_visible=8, learning_rate=5e-5, **pose, **goliath.get(size, {})
-            ),
+            Recipe(label_set="goliath", size=size, min_visible=8, learning_rate=5e-5, **pose, **goliath.get(size, {})),
             Recipe("segmentation", "goliath28", size),
             Recipe("segmentation", "lip20", size, schedule="cosine", **lip),
             Recipe("segmentation", "cihp20", size, **lip),

@@ -33,7 +33,7 @@ class TableReader:
     Args:
         task: one of the four.
         columns: names of the table's columns, with those of `objects` as "objects.NAME".
-        chosen: columns by role ("image", "mask", "box", "keypoints", or the task), where the names differ from `COLUMNS`.
+        chosen: columns by role ("image", "mask", "box", "keypoints", or the task), where names differ from `COLUMNS`.
         num_labels: classes or keypoints of the model.
         ignore_index: segmentation label that does not count.
 
@@ -124,7 +124,7 @@ class TableSamples:
 
 
 class StreamSamples:
-    """A streamed `datasets.IterableDataset`; shuffled within a buffer, in an order that follows from seed and epoch."""
+    """A streamed `datasets.IterableDataset`, shuffled within a buffer in an order that seed and epoch give."""
 
     def __init__(self, stream: Any, reader: TableReader, name: str = "stream", seed: int = 0, buffer_size: int = 256):
         import datasets
@@ -221,7 +221,7 @@ def _find(role: str, columns: list[str], chosen: Mapping[str, str], required: bo
             return name
     if required or role in chosen:
         raise ValueError(
-            f"The table has no column {' or '.join(names[:6])} for {role!r}; it has {', '.join(columns)}. Name it with "
-            f"--columns {role}=NAME."
+            f"The table has no column {' or '.join(names[:6])} for {role!r}; it has {', '.join(columns)}. Name it "
+            f"with --columns {role}=NAME."
         )
     return None

@@ -59,7 +59,12 @@ class TrainerMetrics:
     def __call__(self, prediction: Any, compute_result: bool) -> dict[str, float]:
         """Add a batch; give the metrics of all when it is the last."""
         predictions, labels = (torch.as_tensor(part).cpu() for part in (prediction.predictions, prediction.label_ids))
-        measure = {"pose": self._pose, "segmentation": self._segmentation, "depth": self._depth, "normal": self._normal}
+        measure = {
+            "pose": self._pose,
+            "segmentation": self._segmentation,
+            "depth": self._depth,
+            "normal": self._normal,
+        }
         measure[self.task](predictions, labels)
         if not compute_result:
             return {}

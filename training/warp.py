@@ -51,9 +51,7 @@ def positions(matrix: np.ndarray, size: tuple[int, int]) -> tuple[torch.Tensor, 
     """Where each pixel of an output of `size` lies in the source: float32 x and y, each (height, width)."""
     columns = torch.arange(size[1], dtype=torch.float64)
     rows = torch.arange(size[0], dtype=torch.float64)[:, None]
-    x, y = (
-        (float(row[0]) * columns + float(row[1]) * rows + float(row[2])).to(torch.float32) for row in matrix[:2]
-    )
+    x, y = ((float(row[0]) * columns + float(row[1]) * rows + float(row[2])).to(torch.float32) for row in matrix[:2])
     return x, y
 
 
@@ -64,7 +62,7 @@ def sample_bilinear(image: np.ndarray, x: torch.Tensor, y: torch.Tensor, border:
         image: (source_height, source_width, 3) uint8.
         x: columns (height, width), in source pixels.
         y: rows, likewise.
-        border: outside the image, "zeros" is black (as `cv2.warpAffine`), "border" the nearest pixel (as `cv2.resize`).
+        border: outside the image "zeros" is black (as `cv2.warpAffine`), "border" the nearest pixel (`cv2.resize`).
     """
     height, width = image.shape[:2]
     # Only the part that is looked at becomes floats: a person may fill a small corner of a large photograph.
