@@ -8,10 +8,14 @@ client is the real one: point it here with `HF_ENDPOINT` and `HF_HUB_DISABLE_XET
         subprocess.run(..., env={**os.environ, **hub.environment(home)})
 """
 
+import atexit
 import base64
+import functools
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,6 +59,14 @@ class Failure:
     pattern: str
     status: int
     times: int
+
+
+@functools.lru_cache(None)
+def _modules_folder() -> str:
+    """Where transformers puts downloaded code; one for the process, because Python remembers where it first was."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 def read_card(files: dict[str, bytes]) -> dict:
@@ -118,7 +130,7 @@ class LoopbackHub:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
         patch.setattr(transformers.utils.hub, "_hf_api", None)
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(home / "modules"))
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", _modules_folder())
 
     def fail(self, pattern: str, status: int, times: int = 1) -> None:
         self.failures.append(Failure(pattern, status, times))
