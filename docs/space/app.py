@@ -150,7 +150,7 @@ def build(sources: dict[str, str]) -> gr.Blocks:
                         gr.Examples(examples, inputs=picture)
                     with gr.Column():
                         shown = gr.Image(label="Result", format="png", elem_id=f"{task}-result")
-                        summary = gr.JSON(label="Numbers", elem_id=f"{task}-numbers", max_height=320)
+                        summary = gr.JSON(label="Numbers", elem_id=f"{task}-numbers", max_height=320, open=True)
                         file = gr.File(label="All of it", elem_id=f"{task}-file")
                 button.click(predict, inputs, [shown, summary, file], api_name=task)
     return page
