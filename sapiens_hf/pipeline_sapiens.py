@@ -169,7 +169,10 @@ class SapiensKeypointDetectionPipeline(Pipeline):
                 f'Pass boxes=[[x, y, width, height], ...] or detector="default" ({DEFAULT_DETECTOR}).'
             )
             boxes = [[0.0, 0.0, float(width), float(height)]]
-        boxes = validate_boxes([boxes], 1, [(height, width)])[0]
+        try:
+            boxes = validate_boxes([boxes], 1, [(height, width)])[0]
+        except ValueError as error:  # name the image by its place in the caller's list
+            raise ValueError(str(error).replace("boxes[0]", f"boxes[{index}]")) from error
         inputs = self.image_processor(images=[levels], boxes=[boxes.tolist()], return_tensors="pt").to(self.dtype)
         scores = [1.0] * len(boxes) if scores is None else scores
         return {"pixel_values": inputs["pixel_values"], "boxes": boxes, "scores": scores}
@@ -183,14 +186,13 @@ class SapiensKeypointDetectionPipeline(Pipeline):
                 self._detector_name = name
             detector = self._detector
         found = detector(image, threshold=threshold)
-        labels = {item["label"] for item in found}
-        names = set(getattr(getattr(detector, "model", None), "config", self.model.config).id2label.values())
-        if (
-            not labels & {"person", "Person"} and len(names) == 1
-        ):  # a detector of people alone may name them as it likes
-            people = found
-        else:
-            people = [item for item in found if item["label"] in ("person", "Person")]
+        config = getattr(getattr(detector, "model", None), "config", None)
+        names = set() if config is None else set(config.id2label.values())
+        if len(names) > 1 and not any(name.lower() == "person" for name in names):
+            known = ", ".join(sorted(names)[:8])
+            raise ValueError(f"detector knows no class 'person' among {known}: pass a detector of people, or boxes=.")
+        # a detector with one class finds people alone, whatever it calls them
+        people = [item for item in found if len(names) == 1 or item["label"].lower() == "person"]
         corners = np.array(
             [[item["box"][k] for k in ("xmin", "ymin", "xmax", "ymax")] for item in people], np.float32
         ).reshape(-1, 4)

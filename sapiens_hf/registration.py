@@ -87,6 +87,9 @@ def _register_pipelines(pipelines: ModuleType) -> None:
     ):
         if task not in registry.get_supported_tasks():
             registry.register_pipeline(task, pipeline_class, pt_model=auto_class, type="image")
+            # With this mark a saved pipeline would name a copy of our code, which `pipeline()` then refuses to run
+            # without trust_remote_code although the package is here.
+            del pipeline_class._registered_impl
     registry.task_aliases.setdefault("pose-estimation", "keypoint-detection")
 
 
