@@ -190,6 +190,17 @@ def test_evaluators_equal_the_metrics(data):
     assert np.isnan(evaluator.compute(evaluator.totals)["pck"])
 
 
+def test_evaluation_says_what_it_needs(monkeypatch):
+    import sys
+
+    from training.evaluators import NormalEvaluator
+
+    monkeypatch.delitem(sys.modules, "sapiens_hf.metrics.normal_metrics.normal_metrics", raising=False)
+    monkeypatch.setitem(sys.modules, "evaluate", None)
+    with pytest.raises(ImportError, match=r"sapiens_hf\[eval\]"):
+        NormalEvaluator(None)
+
+
 def test_bad_samples_of_an_evaluation(data, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(data, own)
@@ -223,6 +234,11 @@ def test_lora_trains_adapters_and_ends_merged(data, tmp_path):
     shutil.rmtree(run / "checkpoints" / "step-00000004")
     train("pose", data, run, *started, "--save_every", "2", "--resume_from_checkpoint", "latest", steps=4)
     assert losses(run) == losses(again)
+    # Starting a finished run again changes nothing.
+    stored = json.loads((run / "results.json").read_text())
+    train("pose", data, run, *started, "--save_every", "2", "--resume_from_checkpoint", "latest", steps=4)
+    assert json.loads((run / "results.json").read_text()) == stored and not (run / "final").exists()
+    assert (run / "adapter" / "adapter_config.json").is_file() and losses(run) == losses(again)
 
 
 @pytest.mark.parametrize("layers, frozen", [(1, ("embeddings", "encoder.layers.0")), (-1, ("model.",))])
@@ -323,7 +339,7 @@ def test_sizes_and_overrides(data, tmp_path):
     assert model.config.patch_embeddings_padding == 2 and model.config.flip_pairs == [
         list(p) for p in keypoint_layout(17).flip_pairs
     ]
-    assert build_model(parse_options(DepthOptions, line)).config.deconv_out_channels == [32] * 4
+    assert build_model(parse_options(DepthOptions, line)).config.deconv_out_channels == [64, 48, 32, 16]
     with pytest.raises(ValueError, match="unknown name 'hiden_size'. Did you mean 'hidden_size'"):
         build_model(parse_options(DepthOptions, [*line, "--config_overrides", "hiden_size=3"]))
     with pytest.raises(ValueError, match="unknown model size '1.b'. Did you mean '1b'"):

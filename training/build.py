@@ -27,7 +27,13 @@ MODEL_CLASSES = {
 }
 # A size for CPUs and for tests of a whole run: 2 million parameters, 256 x 192.
 TINY = dict(hidden_size=160, num_hidden_layers=6, num_attention_heads=5, intermediate_size=480, image_size=[256, 192])
-TINY_HEAD_CHANNELS = 64
+# Narrower where the maps are larger: at full width the head would cost more than the backbone.
+TINY_HEADS = {
+    "pose": dict(deconv_out_channels=[64, 64], conv_out_channels=[64, 64]),
+    "segmentation": dict(deconv_out_channels=[64, 48, 32], conv_out_channels=[32, 32]),
+    "depth": dict(deconv_out_channels=[64, 48, 32, 16], conv_out_channels=[16, 16]),
+    "normal": dict(deconv_out_channels=[64, 48, 32], conv_out_channels=[32, 32]),
+}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 
 
@@ -146,14 +152,9 @@ def merge_lora(model: Any, state: dict[str, torch.Tensor]) -> Any:
 def _new_config(options: RunOptions, fields: dict[str, Any]) -> SapiensConfig:
     if options.model_size != "tiny":
         return SapiensConfig.from_size(options.model_size, task=options.task, **fields)
-    head = {
-        name: [TINY_HEAD_CHANNELS // (2 if options.task == "depth" else 1)] * len(TASKS[options.task][name])
-        for name in ("deconv_out_channels", "conv_out_channels")
-    }
-    extra = {"head_dropout2d_prob": 0.0}
-    if options.task == "pose":
-        extra["patch_embeddings_padding"] = TASKS["pose"]["patch_embeddings_padding"]
-    return SapiensConfig(**{**TINY, **head, **extra, **fields})
+    extra: dict[str, Any] = {"head_dropout2d_prob": 0.0}
+    extra["patch_embeddings_padding"] = TASKS[options.task].get("patch_embeddings_padding", 0)
+    return SapiensConfig(**{**TINY, **TINY_HEADS[options.task], **extra, **fields})
 
 
 def _load(model_class: Any, options: RunOptions, fields: dict[str, Any], kwargs: dict[str, Any]) -> Any:

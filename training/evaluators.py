@@ -7,6 +7,7 @@ tensor travels between them, and memory stays the same for ten images or a milli
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,10 +146,9 @@ class DepthEvaluator(Evaluator):
     best = "delta1"
 
     def __init__(self, processor: Any):
-        from sapiens_hf.metrics.depth_metrics.depth_metrics import NAMES
-
-        self.names = NAMES
-        super().__init__(processor, len(NAMES) + 1)
+        self.metric = metric_module("depth_metrics")
+        self.names = self.metric.NAMES
+        super().__init__(processor, len(self.names) + 1)
 
     def add(self, outputs: Any, samples: Sequence[Sample]) -> None:
         outputs.predicted_depth = outputs.predicted_depth[: len(samples)].float()
@@ -158,11 +158,9 @@ class DepthEvaluator(Evaluator):
 
     def measure(self, predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> None:
         """One image: two depth maps and a mask (height, width); without a valid pixel it does not count."""
-        from sapiens_hf.metrics.depth_metrics.depth_metrics import align_scale_shift, depth_errors, valid_pixels
-
-        predicted, truth = valid_pixels(predicted.astype(np.float64), truth.astype(np.float64), mask)
+        predicted, truth = self.metric.valid_pixels(predicted.astype(np.float64), truth.astype(np.float64), mask)
         if len(truth):
-            self.totals[:-1] += depth_errors(align_scale_shift(predicted, truth), truth)
+            self.totals[:-1] += self.metric.depth_errors(self.metric.align_scale_shift(predicted, truth), truth)
             self.totals[-1] += 1
 
     def compute(self, totals: np.ndarray) -> dict[str, float]:
@@ -176,10 +174,8 @@ class NormalEvaluator(Evaluator):
     higher_is_better = False
 
     def __init__(self, processor: Any):
-        from sapiens_hf.metrics.normal_metrics import normal_metrics
-
-        self.metric = normal_metrics
-        super().__init__(processor, normal_metrics.NUM_BINS + len(normal_metrics.LIMITS_DEG) + 3)
+        self.metric = metric_module("normal_metrics")
+        super().__init__(processor, self.metric.NUM_BINS + len(self.metric.LIMITS_DEG) + 3)
 
     def add(self, outputs: Any, samples: Sequence[Sample]) -> None:
         outputs.predicted_normal = outputs.predicted_normal[: len(samples)].float()
@@ -284,6 +280,18 @@ def evaluate(
     if accelerator.num_processes > 1:
         totals = accelerator.reduce(totals, reduction="sum")
     return evaluator.compute(totals.cpu().numpy())
+
+
+def metric_module(name: str) -> Any:
+    """The formulas of one of `sapiens_hf.metrics`.
+
+    Raises:
+        ImportError: if the package `evaluate` is not installed.
+    """
+    try:
+        return importlib.import_module(f"sapiens_hf.metrics.{name}.{name}")
+    except ImportError as error:
+        raise ImportError("Evaluation needs the `evaluate` package: pip install sapiens_hf[eval].") from error
 
 
 def _boxes(samples: Sequence[Sample]) -> list[list[list[float]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -207,8 +208,8 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
             if must_stop:
                 logger.warning(f"Stopped at step {state.step}; go on with --resume_from_checkpoint latest.")
                 break
-    log.close()
     results = run.finish(state.step == plan.num_steps)
+    log.close()
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
@@ -438,6 +439,8 @@ class Run:
     def finish(self, is_complete: bool) -> dict[str, float]:
         """The final model in the run's folder, results.json, and the upload."""
         state, accelerator = self.state, self.accelerator
+        if is_complete and self.dataset is not None and not self.results:
+            self.evaluate()  # a finished run that was started again has no numbers of its own
         results = dict(self.results)
         if state.last_loss is not None:
             results["loss"] = state.last_loss
@@ -446,12 +449,12 @@ class Run:
         final = self.folder / "final"
         replace_folder(accelerator, final, self.save_model)
         if accelerator.is_main_process:
-            for path in final.iterdir():
+            for path in list(final.iterdir()):
                 place = self.folder / path.name
-                if path.is_dir() and place.is_dir():
-                    continue  # an adapter of an earlier end of the same run
+                if place.is_dir():  # an adapter, of an earlier end of the same run
+                    shutil.rmtree(place)
                 path.replace(place)
-            final.rmdir() if not any(final.iterdir()) else None
+            final.rmdir()
             best = {"best_value": state.best_value, "best_step": state.best_step}
             write_json(self.folder / RESULTS_FILE, {"step": state.step, **results, **best})
             if self.options.push_to_hub:
