@@ -1,6 +1,6 @@
-"""What masked pretraining costs: operations from the architecture, hours, bytes and euros' worth of network on paper.
+"""What masked pretraining costs on paper: operations from the architecture, hours, bytes read and exchanged.
 
-    python -m training.mae_cost --peak_tflops 989 --share 0.35
+`python -m training.mae_cost --peak_tflops 989 --share 0.35` prints a table.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| " + " | ".join(rows[0]) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows:
-        print("| " + " | ".join(v if isinstance(v, str) else f"{v:,.4g}" if v < 1000 else f"{v:,.0f}" for v in row.values()) + " |")
+        texts = [value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()]
+        print("| " + " | ".join(texts) + " |")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def picture_grid(original: np.ndarray, mask: np.ndarray, rebuilt: np.ndarray, ga
         gap_px: white space between pictures.
     """
     seen = np.where(mask[..., None] > 0, np.uint8(HIDDEN_LEVEL), original)
-    rows = np.concatenate([np.pad(part, _gap(gap_px), constant_values=255) for part in (original, seen, rebuilt)], axis=2)
+    rows = np.concatenate(
+        [np.pad(part, _gap(gap_px), constant_values=255) for part in (original, seen, rebuilt)], axis=2
+    )
     return Image.fromarray(np.concatenate(list(rows), axis=0)[gap_px:, gap_px:])
 
 

@@ -86,7 +86,9 @@ def open_image(raw: Any, name: str, options: CropOptions) -> Image.Image:
         if isinstance(raw, np.ndarray):
             image = Image.fromarray(raw)
         else:
-            image = raw if isinstance(raw, Image.Image) else Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw)
+            image = (
+                raw if isinstance(raw, Image.Image) else Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw)
+            )
     except Image.DecompressionBombError as error:
         raise BadImageError(name, "too_large", str(error)) from error
     except Exception as error:  # Pillow's readers raise many kinds
@@ -142,8 +144,10 @@ def crop_image(image: Image.Image, name: str, options: CropOptions, rng: np.rand
         if image.mode != "RGB":
             image = Image.fromarray(read_rgb(image, name))
         scale_x, scale_y = image.width / width, image.height / height  # below 1 after a fast decode
-        box = (left * scale_x, top * scale_y, (left + box_width) * scale_x, (top + box_height) * scale_y)
-        pixels = np.asarray(image.resize((out_width, out_height), Image.Resampling.BICUBIC, box=box))
+        right, bottom = round((left + box_width) * scale_x), round((top + box_height) * scale_y)
+        # Cropped first: `resize(box=...)` would blend in pixels from outside the box at its border.
+        crop = image.crop((round(left * scale_x), round(top * scale_y), right, bottom))
+        pixels = np.asarray(crop.resize((out_width, out_height), Image.Resampling.BICUBIC))
     except Exception as error:  # truncated data, broken EXIF: Pillow raises OSError, SyntaxError, struct.error, ...
         raise BadImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
     return pixels[:, ::-1] if is_flipped else pixels

@@ -20,6 +20,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root comes in the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator, PartialState  # noqa: E402
 
@@ -46,7 +47,9 @@ WARMUP_SHARE = 40 / 1600  # epochs of warm-up of the original's schedule
 class PretrainingOptions(RunOptions):
     """Options of pretrain_mae.py. Where nothing is said the original's recipe holds."""
 
-    train_data: list[str] = _option([], "folders of images, .tar or .parquet shards, `datasets` ids, synthetic:SEED:COUNT:HxW")
+    train_data: list[str] = _option(
+        [], "folders of images, .tar or .parquet shards, `datasets` ids, synthetic:SEED:COUNT:HxW"
+    )
     weights: list[float] = _option([], "shares of the sources in an epoch; default: by their sizes")
     image_column: str | None = _option(None, "column of the images in a table or shard; default: found")
     max_bad_share: float = _option(0.01, "share of images that may be unusable before the run stops")
@@ -212,9 +215,11 @@ class PretrainingMonitor(Monitor):
             peak = self.peak_tflops * 1e12 * self.num_processes
             values["share_of_peak"] = round(images_per_s * self.flops / peak, 4)
         num_bad = sum(self.counts.get(reason, 0) for reason in REASONS)
-        return values | {"images": self.counts.get("images", 0), "bad_images": num_bad} | {
-            name: self.counts[name] for name in ("replaced", "repeated", "skipped_steps") if self.counts.get(name)
-        }
+        return (
+            values
+            | {"images": self.counts.get("images", 0), "bad_images": num_bad}
+            | {name: self.counts[name] for name in ("replaced", "repeated", "skipped_steps") if self.counts.get(name)}
+        )
 
     def after_step(self, run: Run) -> None:
         """A grid of original, masked and reconstructed images where it is time for one."""
@@ -231,8 +236,7 @@ class PretrainingMonitor(Monitor):
             save_picture(picture, run.folder / PICTURES_FOLDER, step)
             for tracker in run.accelerator.trackers:
                 if hasattr(tracker, "log_images"):
-                    tracker.log_images({"reconstructions": torch.tensor([list(picture.getdata())]).view(
-                        1, picture.height, picture.width, 3).to(torch.uint8).numpy()}, step=step)
+                    tracker.log_images({"reconstructions": np.asarray(picture)[None]}, step=step)
         run.log.restart_clock(step)
 
 

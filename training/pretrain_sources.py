@@ -346,7 +346,9 @@ class Mixture:
             if streams:
                 raise ValueError(f"{streams[0]} is a stream and has no length: give --weights, one per source.")
         if weights and (len(weights) != len(sources) or min(weights) <= 0):
-            raise ValueError(f"--weights are {list(weights)}; expected {len(sources)} positive numbers, one per source.")
+            raise ValueError(
+                f"--weights are {list(weights)}; expected {len(sources)} positive numbers, one per source."
+            )
         if not weights:
             weights = [float(length or 1) for length in lengths]
         self.sources = list(sources)
@@ -383,7 +385,7 @@ class ImagePlan:
     """Batch sampler of a run: for each batch of this process its images, and some spare ones.
 
     A batch's images follow from the seed and the step alone. Spare images stand in for those that cannot be used when
-    all of a batch are bad; they are the first of the batch that follows.
+    all of a batch are bad; they are the first of those that follow.
 
     Args:
         mixture: where images come from.
@@ -402,11 +404,12 @@ class ImagePlan:
     def __iter__(self) -> Iterator[list[Ask]]:
         """Lists of `batch_size` images and then the spare ones."""
         batches = self._batches()
-        current = next(batches)
+        window = [next(batches)]
         for _ in range(len(self)):
-            following = next(batches)
-            yield current + following[: self.num_spares]
-            current = following
+            while (len(window) - 1) * self.plan.batch_size < self.num_spares:
+                window.append(next(batches))
+            spares = [ask for batch in window[1:] for ask in batch]
+            yield window.pop(0) + spares[: self.num_spares]
 
     def _batches(self) -> Iterator[list[Ask]]:
         plan = self.plan

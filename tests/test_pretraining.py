@@ -1,0 +1,670 @@
+"""Masked pretraining as a program: order, crops and masks, restarts, bad images, pictures, what is loaded and saved."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import original_files
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sapiens_hf
+from sapiens_hf import SapiensConfig, SapiensForPreTraining
+from training import loop, pretrain_data, pretrain_sources
+from training.build import MODEL_CLASSES
+from training.checkpoints import read_metrics
+from training.data import StepPlan
+from training.loop import TrainingStoppedError
+from training.mae_cost import PAPER_BATCHES, block_macs, cost_rows, mae_flops, mae_parameters, measured_peak_tflops
+from training.mae_cost import main as print_costs
+from training.mae_pictures import picture_grid, reconstruct
+from training.pretrain_data import (
+    BadImageError,
+    CropOptions,
+    ImageLoader,
+    MaskedInputs,
+    TooManyBadImagesError,
+    check_share,
+    crop_image,
+    open_image,
+    random_box,
+)
+from training.pretrain_mae import main as pretrain
+from training.pretrain_sources import (
+    FolderSource,
+    ImagePlan,
+    Mixture,
+    StreamDroppedError,
+    StreamSource,
+    TableSource,
+    open_source,
+    read_ahead,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+NARROW = [
+    *("hidden_size=32", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=72"),
+    *("decoder_hidden_size=24", "decoder_num_hidden_layers=1", "decoder_num_attention_heads=3"),
+    "decoder_intermediate_size=40",
+]
+
+
+def picture(index: int, height: int = 90, width: int = 76) -> Image.Image:
+    rng = np.random.default_rng(index)
+    return Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize((width, height), 3)
+
+
+def jpeg(image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def write_folder(folder: Path, count: int = 9) -> Path:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        picture(index, 90 + index).save(folder / f"{index:02d}.jpg")
+    return folder
+
+
+def write_tar(path: Path, first: int, count: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for index in range(first, first + count):
+            content = jpeg(picture(1000 + index))
+            entry = tarfile.TarInfo(f"s{index:03d}.jpg")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def write_parquet(folder: Path, count: int = 6) -> Path:
+    import datasets
+
+    folder.mkdir(parents=True)
+    table = datasets.Dataset.from_dict({"photo": [picture(2000 + i, 80) for i in range(count)]})
+    half = count // 2
+    table.select(range(half)).to_parquet(folder / "a.parquet")
+    table.select(range(half, count)).to_parquet(folder / "b.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_folder(root / "photos")
+    for number, count in enumerate((5, 3, 4)):
+        write_tar(root / "shards" / f"{number}.tar", 10 * number, count)
+    write_parquet(root / "table")
+    return root
+
+
+def line(output: Path, *sources: Path | str, steps: int = 6, more: tuple[str, ...] = ()) -> list[str]:
+    return [
+        *("--train_data", *map(str, sources), "--output_dir", str(output), "--image_size", "64", "48"),
+        *("--model_size", "tiny", "--config_overrides", *NARROW, "--batch_size", "4", "--num_workers", "0"),
+        *("--max_steps", str(steps), "--log_every", "1", "--save_every", "3", "--warmup_steps", "2"),
+        *("--learning_rate", "1e-3", "--lr_base_batch", "4", "--pictures_every", "4", *more),
+    ]
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(entry["step"], entry["loss"]) for entry in read_metrics(run / "metrics.jsonl")]
+
+
+class Listener(logging.Handler):
+    """Collects what a logger says; transformers' loggers do not propagate."""
+
+    def __init__(self, logger):
+        super().__init__()
+        self.logger, self.messages = logger, []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+    def __enter__(self):
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_):
+        self.logger.removeHandler(self)
+
+
+# ------------------------------------------------------------------------------------------------------- the whole run
+def test_killed_and_resumed_with_other_workers_equals_a_run_left_alone(data, tmp_path):
+    """A mixture of photographs, a table and a stream of shards, killed with SIGKILL: the same losses and weights."""
+    steps = 60
+    sources = (data / "photos", data / "table", data / "shards")
+    more = ("--weights", "0.3", "0.2", "0.5", "--samples_per_epoch", "25")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "training" / "pretrain_mae.py"), *line(killed, *sources, steps=steps, more=more)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path,
+    )  # fmt: skip
+    metrics = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= 8) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 8 <= len(metrics.read_text().splitlines()) < steps
+
+    resumed = line(killed, *sources, steps=steps, more=(*more, "--resume_from_checkpoint", "latest"))
+    resumed[resumed.index("--num_workers") + 1] = "2"
+    pretrain(resumed)
+    pretrain(line(whole, *sources, steps=steps, more=more))
+    assert losses(killed) == losses(whole) and [step for step, _ in losses(whole)] == list(range(1, steps + 1))
+    first, second = (load_file(run / "model.safetensors") for run in (killed, whole))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    ends = [read_metrics(run / "metrics.jsonl")[-1] for run in (killed, whole)]
+    assert ends[0]["images"] == ends[1]["images"] == 4 * steps and ends[0]["repeated"] == ends[1]["repeated"] > 0
+    assert losses(whole)[-1][1] < losses(whole)[0][1]
+    for name in (4, 60):
+        with Image.open(whole / "pictures" / f"step-{name:08d}.png") as grid:
+            assert grid.size == (3 * 48 + 2 * 4, 4 * 64 + 3 * 4)
+
+
+def test_the_result_loads_into_every_task(data, tmp_path):
+    pretrain(line(tmp_path, data / "photos", steps=2))
+    trained = load_file(tmp_path / "model.safetensors")
+    for task, name in MODEL_CLASSES.items():
+        deconv, conv = ([12, 8, 8, 8], [6]) if task == "depth" else ([12], [10])
+        heads = dict(deconv_out_channels=deconv, deconv_kernel_sizes=[4] * len(deconv))
+        heads |= dict(conv_out_channels=conv, conv_kernel_sizes=[1])
+        model = getattr(sapiens_hf, name).from_pretrained(tmp_path, use_cls_token=False, image_size=[96, 80], **heads)
+        assert model.config.image_size == [96, 80] and model.model.embeddings.position_embeddings.shape == (1, 30, 32)
+        key = "model.encoder.layers.1.mlp.fc1.weight"
+        assert torch.equal(model.state_dict()[key], trained[key])
+        assert torch.isfinite(model(torch.zeros(1, 3, 96, 80))[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "pretraining"])
+def test_goes_on_from_original_files(kind, data, tmp_path):
+    """An encoder gets a new decoder; a full file keeps its own. All else is as in the file when nothing is learned."""
+    spec = original_files.NARROW[kind]
+    writer = original_files.write_clean_pth if kind == "encoder" else original_files.write_torchscript
+    path = writer(tmp_path / ("a_clean.pth" if kind == "encoder" else "a_torchscript.pt2"), spec)
+    given = line(tmp_path / "run", data / "photos", steps=1, more=("--model_name_or_path", str(path)))
+    del given[given.index("--image_size") : given.index("--image_size") + 3]
+    place = given.index("--config_overrides") + 1
+    given[place : place + len(NARROW)] = [
+        *("num_attention_heads=3", "decoder_num_attention_heads=2"),
+        *(("decoder_hidden_size=16", "decoder_num_hidden_layers=1", "decoder_intermediate_size=20") * (kind == "encoder")),
+    ]  # fmt: skip
+    given[given.index("--learning_rate") + 1] = "0"
+    pretrain(given)
+    model = SapiensForPreTraining.from_pretrained(tmp_path / "run")
+    assert model.config.image_size == [64, 64] and len(model.decoder.layers) == (1 if kind == "encoder" else 2)
+    state = original_files.random_state(spec)
+    prefix = "" if any(name.startswith("layers.") for name in state) else "backbone."
+    fc1 = model.model.encoder.layers[1].mlp.fc1.weight
+    torch.testing.assert_close(fc1, state[f"{prefix}layers.1.ffn.layers.0.0.weight"], rtol=0, atol=0)
+    again = line(tmp_path / "again", data / "photos", steps=1, more=("--model_name_or_path", str(tmp_path / "run")))
+    again[again.index("--config_overrides") : again.index("--batch_size")] = []
+    pretrain([*again, "--gradient_checkpointing", "--attn_implementation", "eager", "--peak_tflops", "0.1"])
+    assert read_metrics(tmp_path / "again" / "metrics.jsonl")[-1]["share_of_peak"] > 0
+    config = SapiensConfig.from_pretrained(tmp_path / "again")
+    assert config.image_size == [64, 48]  # both tables were made anew for the other grid
+
+
+def test_gradients_that_are_not_finite_are_skipped_and_counted(data, tmp_path, monkeypatch):
+    real, calls = MaskedInputs.__call__, []
+
+    def poisoned(self, batch):
+        inputs = real(self, batch)
+        calls.append(0)
+        if len(calls) in (3, 4):
+            inputs["pixel_values"][0, 0, 0, 0] = float("nan")
+        return inputs
+
+    monkeypatch.setattr(MaskedInputs, "__call__", poisoned)
+    with Listener(loop.logger) as heard:
+        pretrain(line(tmp_path / "run", data / "photos", more=("--save_every", "2", "--pictures_every", "0")))
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [entry["loss"] == entry["loss"] for entry in lines] == [True, True, False, False, True, True]
+    assert lines[-1]["skipped_steps"] == 2 and "skipped_steps" not in lines[1]
+    assert sum("The step is skipped" in message and ".jpg" in message for message in heard.messages) == 2
+    saved = [load_file(tmp_path / "run" / "checkpoints" / f"step-{s:08d}" / "model.safetensors") for s in (4, 6)]
+    assert all(tensor.isfinite().all() for state in saved for tensor in state.values())
+    assert not (tmp_path / "run" / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--crop_area", "0.5"), "two shares"),
+        (("--crop_area", "0.9", "0.5"), "two shares"),
+        (("--max_bad_share", "1"), "share below 1"),
+        (("--lora_r", "4"), "for fine-tuning"),
+        (("--model_size", "0.3B"), "Did you mean '0.3b'"),
+        (("--weights", "1", "2"), "expected 1 positive"),
+    ],
+)
+def test_options_that_cannot_work(change, message, data, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        pretrain(line(tmp_path / "run", data / "photos", more=change))
+    assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------------------------- sources and order
+def asked(mixture: Mixture, plan: StepPlan) -> list[list[tuple]]:
+    """Source, index or name, and place of each image of each batch, without the spare ones."""
+    return [
+        [(a.source, a.name or a.index, a.epoch, a.position) for a in asks[: plan.batch_size]]
+        for asks in ImagePlan(mixture, plan)
+    ]
+
+
+def test_every_image_of_an_epoch_once(data):
+    """Over two processes, three epochs and a length that the batch does not divide."""
+    mixture = Mixture([FolderSource(data / "photos")])
+    plans = [StepPlan(9, 2, num_processes=2, process=p, num_epochs=3, seed=5) for p in range(2)]
+    batches = [asked(mixture, plan) for plan in plans]
+    order = [ask for pair in zip(*batches) for batch in pair for ask in batch]
+    assert len(order) == 36 and [(a[2], a[3]) for a in order] == [(e, i) for e in range(3) for i in range(12)]
+    drawn = [ask[1] for ask in order]
+    for cycle in range(4):  # the fill of an epoch's last step begins the next round of the images
+        assert sorted(drawn[9 * cycle : 9 * cycle + 9]) == list(range(9))
+    assert drawn[:9] != drawn[9:18]
+    later = StepPlan(9, 2, num_processes=2, process=1, num_epochs=3, seed=5, start_step=4)
+    assert asked(mixture, later) == batches[1][4:]
+    assert len(ImagePlan(mixture, later)) == 5
+
+
+def test_mixtures_hold_their_shares(data):
+    sources = [FolderSource(data / "photos"), open_source(str(data / "table"), "train", False, 0)]
+    assert isinstance(sources[1], TableSource) and [len(source) for source in sources] == [9, 6]
+    mixture = Mixture(sources, [3.0, 1.0], samples_per_epoch=40)
+    plan = StepPlan(len(mixture), 5, num_epochs=2)
+    order = [ask for batch in asked(mixture, plan) for ask in batch]
+    for epoch in range(2):
+        part = order[40 * epoch : 40 * epoch + 40]
+        assert Counter(ask[0] for ask in part) == {0: 30, 1: 10}
+        assert len({ask[0] for ask in part[:8]}) == 2  # mixed, not one after the other
+    photos = Counter(ask[1] for ask in order if ask[0] == 0)
+    assert set(photos.values()) == {6, 7}  # 60 draws of 9 images: none is favoured, over both epochs
+    assert Mixture(sources).counts(15).tolist() == [9, 6]
+    assert Mixture([sources[0]], [], samples_per_epoch=4).num_samples == 4
+
+
+def test_streams_are_read_once_and_shared_out(data):
+    stream = open_source(str(data / "shards"), "train", False, 7)
+    assert isinstance(stream, StreamSource) and stream.column == "jpg"
+    take = lambda n, *where: [next(rows) for rows in [stream.rows(*where)] for _ in range(n)]  # noqa: E731
+    first = take(12, 0)
+    assert len({row.name for row in first}) == 12 and not any(row.is_repeat for row in first)
+    assert first == take(12, 0) and [row.name for row in first] != [row.name for row in take(12, 1)]
+    assert take(7, 0, 0, 1, 5) == first[5:]
+    parts = [take(5, 0, process, 2) for process in range(2)]
+    shared = [row.name for part in parts for row in part if not row.is_repeat]
+    assert len(set(shared)) == len(shared)
+    more = take(26, 0)
+    assert [row.is_repeat for row in more] == [False] * 12 + [True] * 14
+    assert sorted(row.name for row in more[12:24]) == sorted(row.name for row in first)
+    with Image.open(io.BytesIO(first[0].raw)) as image:
+        assert image.size == (76, 90)
+
+
+def test_a_stream_without_a_length_or_weights(data):
+    sources = [open_source(str(data / "shards"), "train", False, 0), FolderSource(data / "photos")]
+    with pytest.raises(ValueError, match="--samples_per_epoch"):
+        Mixture(sources)
+    with pytest.raises(ValueError, match="--weights, one per source"):
+        Mixture(sources, samples_per_epoch=10)
+    assert open_source(str(data / "table" / "*.parquet"), "train", True, 0).column == "photo"
+
+
+class Flaky:
+    """A stream of numbers that breaks off at the rows told, once or for ever."""
+
+    column_names, features = ["__key__", "jpg"], None
+
+    def __init__(self, breaks: list[int], for_ever: bool = False):
+        self.breaks, self.for_ever = list(breaks), for_ever
+
+    def decode(self, _):
+        return self
+
+    def shuffle(self, seed, buffer_size):
+        return self
+
+    def __iter__(self):
+        for number in range(10):
+            if number in self.breaks:
+                if not self.for_ever:
+                    self.breaks.remove(number)
+                raise OSError("connection reset")
+            yield {"__key__": f"k{number}", "jpg": {"bytes": b"%d" % number, "path": None}}
+
+
+def test_a_stream_that_drops_goes_on_where_it_was(monkeypatch):
+    import datasets.distributed
+
+    monkeypatch.setattr(datasets.distributed, "split_dataset_by_node", lambda stream, *_: stream)
+    with Listener(pretrain_sources.logger) as heard:
+        source = StreamSource(Flaky([3, 3, 7]), "cam", wait_s=0.0)
+        rows = source.rows(0)
+        assert [next(rows).raw for _ in range(13)] == [b"%d" % (i % 10) for i in range(13)]
+    assert source.num_retries == 3 and sum("dropped after row 3" in message for message in heard.messages) == 2
+    broken = StreamSource(Flaky([4], for_ever=True), "cam", wait_s=0.0).rows(2, skip=2)
+    assert [next(broken).name for _ in range(2)] == ["cam[k2]", "cam[k3]"]
+    with pytest.raises(StreamDroppedError, match="cam dropped 4 times in a row after row 4 of epoch 2.*resume"):
+        next(broken)
+    monkeypatch.setattr(Flaky, "__iter__", lambda self: iter(()))
+    with pytest.raises(ValueError, match="holds nothing for process 1 of 2"):
+        next(StreamSource(Flaky([]), "cam").rows(0, 1, 2))
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    def rows():
+        yield from range(5)
+        raise OSError("gone")
+
+    ahead = read_ahead(rows(), 2)
+    assert [next(ahead) for _ in range(5)] == list(range(5))
+    with pytest.raises(OSError, match="gone"):
+        next(ahead)
+    endless = read_ahead(iter(range(10**9)), 3)
+    assert next(endless) == 0
+    endless.close()  # ends the thread, which waits for room
+
+
+def test_empty_and_missing_sources(data, tmp_path):
+    write_tar(tmp_path / "s" / "a.tar", 0, 2)
+    write_tar(tmp_path / "s" / "b.tar", 0, 0)
+    (tmp_path / "s" / "c.tar").write_bytes(b"")
+    with Listener(pretrain_sources.logger) as heard:
+        rows = open_source(str(tmp_path / "s"), "train", False, 0).rows(0)
+        assert {next(rows).name.split("[")[1] for _ in range(2)} == {"s000]", "s001]"}
+    assert sum("is empty" in message for message in heard.messages) == 2
+    for name in ("b.tar", "c.tar"):
+        (tmp_path / "s2").mkdir(exist_ok=True)
+        (tmp_path / "s" / name).rename(tmp_path / "s2" / name)
+    with pytest.raises(ValueError, match="All 2 shards"):
+        open_source(str(tmp_path / "s2"), "train", False, 0)
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        open_source(str(tmp_path), "train", False, 0)
+    with pytest.raises(FileNotFoundError, match="no file, folder or shard"):
+        open_source(str(tmp_path / "nothing"), "train", False, 0)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        FolderSource(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no column of images; it has a, b"):
+        pretrain_sources.image_column(None, ["a", "b"], "x")
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    datasets.Dataset.from_dict({"image": [picture(1)]}).save_to_disk(tmp_path / "disk")
+    assert open_source(str(tmp_path / "disk"), "train", False, 0).raw(0)[0].endswith("disk[0]")
+    assert next(open_source(str(tmp_path / "disk"), "train", True, 0).rows(0)).name.endswith("[0]")
+    empty = tmp_path / "empty.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), empty)
+    assert pretrain_sources.is_empty(empty)
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(b"no tar at all" * 100)
+    assert not pretrain_sources.is_empty(torn)  # it fails, with its name, when it is read
+
+
+# ------------------------------------------------------------------------------------------------------ crops and masks
+OPTIONS = CropOptions((64, 48))
+
+
+def test_crop_is_pillows_bicubic_of_a_box():
+    image = picture(3, 150, 110)
+    for seed in range(5):
+        left, top, width, height = random_box(150, 110, OPTIONS, np.random.default_rng(seed))
+        want = np.asarray(image.crop((left, top, left + width, top + height)).resize((48, 64), Image.BICUBIC))
+        rng = np.random.default_rng(seed)
+        got = crop_image(image, "a", OPTIONS, rng)
+        probe = np.random.default_rng(seed)
+        random_box(150, 110, OPTIONS, probe)
+        is_flipped = probe.random() < 0.5
+        assert np.array_equal(got, want[:, ::-1] if is_flipped else want)
+
+
+def test_boxes_have_the_originals_distribution():
+    square = CropOptions((64, 64))
+    boxes = np.array([random_box(300, 400, square, np.random.default_rng(seed)) for seed in range(2000)])
+    left, top, width, height = boxes.T
+    area, aspect = width * height / (300 * 400), width / height
+    assert area.min() > 0.19 and area.max() <= 1.0 and 0.74 < aspect.min() and aspect.max() < 1.35
+    assert (left >= 0).all() and (top >= 0).all() and (left + width <= 400).all() and (top + height <= 300).all()
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    blank = Image.new("RGB", (400, 300))
+    rows, columns = np.array(
+        [RandomResizedCrop.get_params(blank, (0.2, 1), (3 / 4, 4 / 3))[2:] for _ in range(2000)]
+    ).T
+    for ours, theirs in ((area, rows * columns / 120_000), (np.log(aspect), np.log(columns / rows))):
+        assert abs(ours.mean() - theirs.mean()) < 4 * ours.std() / np.sqrt(1000)
+        assert ours.std() == pytest.approx(theirs.std(), rel=0.1)
+    tall = np.array([random_box(400, 300, OPTIONS, np.random.default_rng(seed)) for seed in range(200)])
+    assert abs(np.log(tall[:, 2] / tall[:, 3] / 0.75).mean()) < 0.06  # relative to the network's 3:4
+    assert random_box(10, 1000, square, np.random.default_rng(0))[2:] == (13, 10)
+    assert random_box(1000, 10, square, np.random.default_rng(0))[2:] == (10, 13)
+    assert random_box(1000, 10, square, np.random.default_rng(0))[:2] == (0, 493)
+
+
+def test_exif_other_modes_and_fast_decode(tmp_path):
+    whole = CropOptions((64, 48), area=(1.0, 1.0), aspect=(1.0, 1.0), flip_prob=0.0)
+    upright = picture(4, 128, 96)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    content = jpeg(upright.transpose(Image.ROTATE_90), exif=turned, quality=100, subsampling=0)
+    rng = np.random.default_rng
+    got = crop_image(Image.open(io.BytesIO(content)), "a", whole, rng(0)).astype(int)
+    want = crop_image(upright, "a", whole, rng(0)).astype(int)
+    assert np.abs(got - want).max() < 12
+    grey = crop_image(upright.convert("L"), "a", whole, rng(0))
+    assert (grey == grey[..., :1]).all() and grey.shape == (64, 48, 3)
+
+    large = picture(5, 1024, 768)
+    content = jpeg(large, quality=95)
+    fast = CropOptions((64, 48), fast_decode=True)
+    for seed in range(4):
+        shrunk = Image.open(io.BytesIO(content))
+        quick = crop_image(shrunk, "a", fast, rng(seed)).astype(int)
+        slow = crop_image(Image.open(io.BytesIO(content)), "a", OPTIONS, rng(seed)).astype(int)
+        assert shrunk.width < 768 and np.abs(quick - slow).mean() < 2 and np.abs(quick - slow).max() < 25
+
+
+def bad_images() -> dict[str, bytes]:
+    frames = [picture(i) for i in range(3)]
+    animated, tiff = io.BytesIO(), io.BytesIO()
+    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1)).save(tiff, "PNG")
+    good = jpeg(picture(1))
+    return {
+        "unreadable": good[: len(good) // 2],
+        "too_small": tiff.getvalue(),
+        "too_large": jpeg(Image.new("RGB", (400, 300))),
+        "cmyk": jpeg(picture(2).convert("CMYK")),
+        "animated": animated.getvalue(),
+    }
+
+
+def test_bad_images_are_told_apart(monkeypatch):
+    options = CropOptions((64, 48), min_side_px=48, max_pixels=100_000)
+    for reason, content in bad_images().items():
+        with pytest.raises(BadImageError, match=f"x.jpg: {reason} ") as caught:
+            crop_image(open_image(content, "x.jpg", options), "x.jpg", options, np.random.default_rng(0))
+        assert caught.value.reason == reason
+    with pytest.raises(BadImageError, match="no.jpg: unreadable"):
+        open_image(Path("no.jpg"), "no.jpg", options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadImageError, match="too_large.*[Bb]omb"):
+        open_image(jpeg(picture(1)), "bomb.jpg", options)
+
+
+def test_bad_images_are_replaced_counted_and_named(data, tmp_path):
+    """Two bad images of eleven: named, replaced by others of their batch, in every epoch, whatever reads them."""
+    folder = write_folder(tmp_path / "photos")
+    bad = bad_images()
+    (folder / "cut.jpg").write_bytes(bad["unreadable"])
+    (folder / "paper.jpg").write_bytes(bad["cmyk"])
+    run = tmp_path / "run"
+    with Listener(pretrain_data.logger) as heard:
+        pretrain(line(run, folder, steps=6))
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    assert last["bad_images"] == last["replaced"] and 4 <= last["bad_images"] <= 5 and last["images"] == 24
+    assert sum("cut.jpg: unreadable" in m for m in heard.messages) >= 2
+    assert sum("paper.jpg: cmyk" in m for m in heard.messages) >= 2
+    state = json.loads((run / "checkpoints" / "step-00000006" / "trainer_state.json").read_text())["counts"]
+    assert state["unreadable"] + state["cmyk"] == last["bad_images"]
+
+    with pytest.raises(TooManyBadImagesError, match=r"of \d+ images could not be used .*--max_bad_share"):
+        pretrain(line(tmp_path / "strict", folder, steps=60, more=("--max_bad_share", "0.002")))
+    assert issubclass(TooManyBadImagesError, TrainingStoppedError)
+    check_share({"images": 10, "cmyk": 10}, 0.01)  # a handful at the start says nothing yet
+    with pytest.raises(TooManyBadImagesError, match="21 of 2000 images.*cmyk 20, animated 1"):
+        check_share({"images": 2000, "cmyk": 20, "animated": 1}, 0.01)
+
+
+class Listed:
+    """A source of given contents."""
+
+    name = "list"
+
+    def __init__(self, contents: list[bytes]):
+        self.contents = contents
+
+    def __len__(self):
+        return len(self.contents)
+
+    def raw(self, index):
+        return f"list[{index}]", self.contents[index]
+
+
+def batches(contents: list[bytes], batch_size: int, workers: int = 0, **plan) -> tuple[ImageLoader, list[dict]]:
+    plan = StepPlan(len(contents), batch_size, **plan)
+    loader = ImageLoader(Mixture([Listed(contents)]), OPTIONS, 16, plan, workers)
+    return loader, list(loader)
+
+
+def test_batches_follow_from_seed_and_place_alone():
+    contents = [jpeg(picture(i)) for i in range(6)]
+    contents[2] = b"broken"
+    _, plain = batches(contents, 4, num_epochs=3, seed=3)
+    _, workers = batches(contents, 4, 2, num_epochs=3, seed=3)
+    _, later = batches(contents, 4, num_epochs=3, seed=3, start_step=2)
+    for one, two in [*zip(plain, workers, strict=True), *zip(plain[2:], later, strict=True)]:
+        assert one["name"] == two["name"]
+        assert torch.equal(one["image"], two["image"]) and torch.equal(one["noise"], two["noise"])
+    assert plain[0]["image"].shape == (4, 3, 64, 48) and plain[0]["image"].dtype == torch.uint8
+    assert (plain[0]["noise"].sort(dim=1).values == torch.arange(12) / 12).all()
+    noises = torch.cat([batch["noise"] for batch in plain])
+    assert len(noises.unique(dim=0)) == len(noises)
+    assert "list[2]" not in sum([batch["name"] for batch in plain], [])
+
+
+def test_a_batch_of_bad_images_takes_spare_ones_or_stops():
+    good, bad = jpeg(picture(1)), b"broken"
+    loader, made = batches([bad, good, bad, bad, good], 1)
+    assert len(made) == 5 and dict(loader.counts) == {"images": 5, "replaced": 3, "repeated": 0, "unreadable": 3}
+    taken = loader.take_counts()
+    assert taken[:2] == [5, 3] and sum(loader.take_counts()) == 0 and loader.waited_s > 0
+    with pytest.raises(TooManyBadImagesError, match="a whole batch nor the spare"):
+        batches([bad, bad, bad], 2)
+
+
+# ------------------------------------------------------------------------------------------------ pictures and costs
+def tiny_model(norm_pix_loss: bool) -> SapiensForPreTraining:
+    torch.manual_seed(0)
+    sizes = {key: int(value) for key, value in (text.split("=") for text in NARROW)}
+    config = SapiensConfig(use_cls_token=True, image_size=[64, 48], norm_pix_loss=norm_pix_loss, **sizes)
+    return SapiensForPreTraining(config)
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_a_perfect_prediction_rebuilds_the_image(norm_pix_loss, monkeypatch):
+    model = tiny_model(norm_pix_loss).train()
+    inputs = {"pixel_values": torch.randn(2, 3, 64, 48), "noise": torch.rand(2, 12)}
+    rebuilt, mask = reconstruct(model, inputs)
+    assert model.training and mask.shape == (2, 1, 64, 48) and mask.mean().item() == pytest.approx(0.75)
+    seen = (mask == 0).expand_as(rebuilt)
+    assert torch.equal(rebuilt[seen], inputs["pixel_values"][seen])
+    assert not torch.allclose(rebuilt, inputs["pixel_values"])
+
+    patches = model.patchify(inputs["pixel_values"])
+    truth = patches
+    if norm_pix_loss:
+        truth = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    monkeypatch.setattr(model.decoder, "forward", lambda *_, **__: truth)
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, **inputs):
+            return self.module(**inputs)
+
+    perfect, _ = reconstruct(Wrapped(model), inputs)
+    torch.testing.assert_close(perfect, inputs["pixel_values"], rtol=1e-4, atol=1e-4)
+
+
+def test_grid_of_pictures():
+    images = [np.full((2, 6, 5, 3), level, np.uint8) for level in (10, 200)]
+    mask = np.zeros((2, 6, 5))
+    mask[:, :3] = 1
+    grid = np.asarray(picture_grid(images[0], mask, images[1], gap_px=2))
+    assert grid.shape == (6 * 2 + 2, 5 * 3 + 4, 3)
+    assert (grid[:6, :5] == 10).all() and (grid[:3, 7:12] == 100).all() and (grid[3:6, 7:12] == 10).all()
+    assert (grid[:6, 14:] == 200).all() and (grid[6:8] == 255).all()
+
+
+def test_inputs_are_the_processors(data):
+    processor = sapiens_hf.SapiensImageProcessor(size={"height": 64, "width": 48})
+    image = torch.from_numpy(np.asarray(picture(1, 64, 48)).copy()).permute(2, 0, 1)
+    inputs = MaskedInputs(processor.image_mean, processor.image_std)
+    made = inputs({"image": image[None], "noise": torch.rand(1, 12)})
+    want = processor(images=[image], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(made["pixel_values"], want, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(inputs.grey_levels(made["pixel_values"])[0], image.permute(1, 2, 0).numpy())
+
+
+def test_costs_are_the_papers(capsys):
+    """Parameters of table 2; multiply-adds of the encoder on all tokens, counted independently of this formula."""
+    published = {"0.3b": (335_532_288, 2.066), "0.6b": (664_278_528, 3.957)}
+    published |= {"1b": (1_169_238_784, 6.707), "2b": (2_162_608_768, 11.799)}
+    for size, (parameters, tera_macs) in published.items():
+        config = SapiensConfig.from_size(size, task="pretraining")
+        assert mae_parameters(config) == parameters
+        width, depth = config.hidden_size, config.num_hidden_layers
+        macs = depth * block_macs(4097, width, config.intermediate_size) + 4096 * 768 * width
+        assert macs / 1e12 == pytest.approx(tera_macs, abs=1e-3)
+        assert mae_flops(config) == 3 * mae_flops(config, training=False) < 6 * macs
+    small = tiny_model(True)
+    assert mae_parameters(small.config) == sum(parameter.numel() for parameter in small.parameters())
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    small.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        small(torch.randn(1, 3, 64, 48))
+    assert counter.get_total_flops() == mae_flops(small.config, training=False)
+
+    (row,) = [row for row in cost_rows(1000, 0.5) if row["size"] == "1b"]
+    assert row["gpu_hours"] == pytest.approx(
+        300e6 * mae_flops(SapiensConfig.from_size("1b", "pretraining")) / 5e14 / 3600
+    )
+    assert row["steps"] == pytest.approx(300e6 / PAPER_BATCHES["1b"])
+    print_costs(["--share", "0.4"])
+    assert "| 2b |" in capsys.readouterr().out
+    assert 0 < measured_peak_tflops(torch.device("cpu"), torch.float32, size=64, seconds=0.01) < 100
