@@ -89,7 +89,7 @@ def _register_pipelines(pipelines: ModuleType) -> None:
             registry.register_pipeline(task, pipeline_class, pt_model=auto_class, type="image")
             # With this mark a saved pipeline would name a copy of our code, which `pipeline()` then refuses to run
             # without trust_remote_code although the package is here.
-            del pipeline_class._registered_impl
+            delattr(pipeline_class, "_registered_impl")
     registry.task_aliases.setdefault("pose-estimation", "keypoint-detection")
 
 
