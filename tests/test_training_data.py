@@ -546,6 +546,18 @@ def test_workers_do_not_change_batches(tree):
     assert np.array_equal(dataset[4]["image"], dataset[1, 4]["image"]) and len(dataset) == 8
 
 
+def test_signals_to_the_whole_group_leave_workers_alone(tree):
+    import os
+    import signal
+
+    plan = StepPlan(8, 1, num_epochs=3)
+    batches = iter(make_loader(TrainingSet(FolderTree(tree, "depth"), fitted), plan, 1))
+    next(batches)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(batches._workers[0].pid, number)
+    assert len(list(batches)) == 23
+
+
 # ----------------------------------------------------------------------------------------------------------- layouts
 def test_layouts():
     for name in ("coco", "coco_wholebody", "goliath"):

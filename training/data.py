@@ -9,6 +9,7 @@ Workers send whole grey levels and keypoints; the float images and the heatmaps 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -290,11 +291,20 @@ class TrainerCollator:
         return self.inputs(collate(samples))
 
 
+def leave_signals(worker: int) -> None:
+    """For loading processes: Ctrl-C and SIGTERM, which reach the whole group, are the main process's to answer.
+
+    It still needs batches to end its step; a loader ends its workers by itself, and they end when it is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def make_loader(
     dataset: TrainingSet | StreamingSet, plan: StepPlan, num_workers: int, pin_memory: bool = False
 ) -> DataLoader:
     """Batches of the plan in their order. Workers live through all epochs; each holds two batches ahead."""
-    options: dict[str, Any] = {"collate_fn": collate, "pin_memory": pin_memory}
+    options: dict[str, Any] = {"collate_fn": collate, "pin_memory": pin_memory, "worker_init_fn": leave_signals}
     if isinstance(dataset, StreamingSet):
         return DataLoader(dataset, batch_size=plan.batch_size, num_workers=min(num_workers, 1), **options)
     return DataLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options)  # type: ignore[arg-type]
