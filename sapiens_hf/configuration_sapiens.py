@@ -184,7 +184,8 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"{width} ({getattr(self, width)}) must be a multiple of 4 with use_cls_token=True: sines and "
                     "cosines of row and column share the channels of the fixed position table."
                 )
-        if len(self.image_size) != 2 or any(s <= 0 or s % self.patch_size for s in self.image_size):
+        image_size: Any = self.image_size  # a list since __post_init__
+        if len(image_size) != 2 or any(s <= 0 or s % self.patch_size for s in image_size):
             raise ValueError(
                 f"image_size must be [height, width], both positive multiples of patch_size ({self.patch_size}); "
                 f"got {self.image_size}."
@@ -201,9 +202,9 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"{name}_out_channels has {len(channels)} entries but {name}_kernel_sizes has {len(kernels)}: "
                     "give one kernel per layer."
                 )
-        if any(k not in (2, 3, 4) for k in self.deconv_kernel_sizes):
+        if any(k not in (2, 3, 4) for k in self.deconv_kernel_sizes or ()):
             raise ValueError(f"deconv_kernel_sizes must be 2, 3 or 4, got {self.deconv_kernel_sizes}.")
-        if any(k < 1 or k % 2 == 0 for k in self.conv_kernel_sizes):
+        if any(k < 1 or k % 2 == 0 for k in self.conv_kernel_sizes or ()):
             raise ValueError(f"conv_kernel_sizes must be odd, got {self.conv_kernel_sizes}.")
         for name in ("mask_ratio", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
@@ -213,16 +214,16 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"semantic_loss_class_weights has {len(weights)} entries for {self.num_labels} labels: give one each."
             )
+        last = len(self.id2label or {}) - 1
         for pair in self.flip_pairs or []:
-            if len(pair) != 2 or not all(0 <= i < self.num_labels for i in pair):
-                raise ValueError(
-                    f"flip_pairs holds {pair}: expected two keypoint indices from 0 to {self.num_labels - 1}."
-                )
+            if len(pair) != 2 or not all(0 <= i <= last for i in pair):
+                raise ValueError(f"flip_pairs holds {pair}: expected two keypoint indices from 0 to {last}.")
 
     @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches at `image_size`."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+        height, width = self.image_size  # type: ignore[misc]  # a list since __post_init__
+        return height // self.patch_size, width // self.patch_size
 
     @classmethod
     def from_size(cls, size: str, task: str | None = None, **overrides) -> "SapiensConfig":

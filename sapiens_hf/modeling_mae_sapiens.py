@@ -25,6 +25,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_sapiens import SapiensConfig
 from .losses_sapiens import reconstruction_loss
 from .modeling_sapiens import (
+    SapiensEmbeddings,
     SapiensLayer,
     SapiensModel,
     SapiensPreTrainedModel,
@@ -108,7 +109,7 @@ class SapiensForPreTraining(SapiensPreTrainedModel):
             init.normal_(module.mask_token, std=self.config.initializer_range)
             init.copy_(module.position_embeddings, self.position_table(module))
 
-    def position_table(self, module: nn.Module) -> torch.Tensor:
+    def position_table(self, module: SapiensEmbeddings | SapiensDecoder) -> torch.Tensor:
         """The fixed table of the embeddings or the decoder at `config.image_size`."""
         return sincos_position_table(module.position_embeddings.shape[-1], self.config.grid_size, 1)
 

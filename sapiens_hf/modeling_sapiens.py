@@ -431,7 +431,8 @@ class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
         Raises:
             ValueError: if the size does not divide, or a class token is asked for that the model does not have.
         """
-        config, embeddings = self.config, self.base_model.embeddings
+        config = self.config
+        embeddings: SapiensEmbeddings = self.base_model.embeddings
         image_size = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         use_cls_token = config.use_cls_token if use_cls_token is None else use_cls_token
         if (image_size, use_cls_token) == (config.image_size, config.use_cls_token):
@@ -560,7 +561,7 @@ class SapiensDensePredictor(SapiensPreTrainedModel):
 
     @staticmethod
     def num_output_channels(config: SapiensConfig) -> int:
-        return config.num_labels
+        return len(config.id2label)
 
     def predict_maps(self, pixel_values: torch.Tensor, **kwargs) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
         """Raw maps of the head, `(B, num_output_channels, h, w)`, and the backbone's outputs."""

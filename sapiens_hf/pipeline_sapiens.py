@@ -68,6 +68,7 @@ class SapiensKeypointDetectionPipeline(Pipeline):
         >>> people = pose("photo.jpg")  # doctest: +SKIP
     """
 
+    image_processor: Any  # transformers types it without its post-processing
     _load_processor = False
     _load_image_processor = True
     _load_feature_extractor = False
@@ -227,7 +228,7 @@ class SapiensKeypointDetectionPipeline(Pipeline):
         return [self._describe(score, person, threshold) for score, person in people]
 
     def _describe(self, box_score: float, person: dict, threshold: float | None) -> dict[str, Any]:
-        names = self.model.config.id2label
+        names = dict(self.model.config.id2label)
         rows = zip(person["labels"].tolist(), person["scores"].tolist(), person["keypoints"].tolist())
         return {
             "score": float(box_score),
@@ -267,6 +268,7 @@ class SapiensNormalEstimationPipeline(Pipeline):
     The picture shows x, y, z as red, green, blue: (n + 1) / 2 * 255.
     """
 
+    image_processor: Any  # transformers types it without its post-processing
     _load_processor = False
     _load_image_processor = True
     _load_feature_extractor = False

@@ -160,7 +160,7 @@ def describe_model(source: str) -> dict[str, Any]:
         model = model_class(config)
     config = model.config
     widths = {name: size["hidden_size"] for name, size in SIZES.items()}
-    names = list(config.id2label.values())
+    names = list(_names(config))
     has_labels = type(model).__name__ in (TASK_CLASSES["pose"], TASK_CLASSES["segmentation"])
     return {
         "source": source,
@@ -313,7 +313,8 @@ def predict_files(
             if boxes is not None and path.name in boxes:
                 from .heatmaps_sapiens import validate_boxes
 
-                validate_boxes([boxes[path.name]], 1, [tuple(levels.shape[-2:])])
+                height, width = levels.shape[-2:]
+                validate_boxes([boxes[path.name]], 1, [(height, width)])
         except ValueError as error:
             if on_error is None:
                 raise
