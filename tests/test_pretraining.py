@@ -1,4 +1,4 @@
-"""Masked pretraining as a program: order, crops and masks, restarts, bad images, pictures, what is loaded and saved."""
+"""Masked pretraining as a program: order, crops and masks, restarts, bad images, pictures, loading and saving."""
 
 from __future__ import annotations
 

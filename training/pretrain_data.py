@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,8 @@ class CropOptions:
         flip_prob: chance to be mirrored.
         min_side_px: images with a shorter side are not used.
         max_pixels: nor are images with more pixels.
-        fast_decode: let libjpeg shrink large JPEGs by 2, 4 or 8 while it decodes them; several times faster, and not the
-            same pixels.
+        fast_decode: let libjpeg shrink large JPEGs by 2, 4 or 8 while it decodes them; several times faster, and not
+            the same pixels.
     """
 
     size: tuple[int, int]
@@ -301,8 +300,8 @@ def check_share(counts: Mapping[str, int], max_share: float) -> None:
         reasons = ", ".join(f"{reason} {counts[reason]}" for reason in REASONS if counts.get(reason))
         raise TooManyBadImagesError(
             f"{num_bad} of {seen} images could not be used ({reasons}), more than the share of {max_share:g} that "
-            "--max_bad_share allows. The log names them. Clean the data with `python -m training.curate_humans`, lower "
-            "--min_side_px if they are too small, or allow more."
+            "--max_bad_share allows. The log names them. Clean the data with `python -m training.curate_humans`, "
+            "lower --min_side_px if they are too small, or allow more."
         )
 
 
