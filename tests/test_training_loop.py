@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from training_helpers import arguments, write_tree
 
@@ -305,3 +306,29 @@ def test_a_changed_batch_is_said(data, tmp_path, caplog):
     train_pose([*line, "--resume_from_checkpoint", "latest"])
     loop.logger.removeHandler(handler)
     assert any("4 samples per step, 8 samples and seed 0; now it is 2, 8 and 0" in message for message in messages)
+
+
+def test_fp16_goes_on_after_a_skipped_step(data, tmp_path, monkeypatch):
+    """The gradient scaler, here on the CPU, must not be left between unscaling and its update."""
+    from training import jobs
+
+    real_start, real_accepts, scalers = jobs.start, LossGuard.accepts, []
+
+    def start(options):
+        accelerator = real_start(options)
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=8.0)
+        accelerator.state._mixed_precision = "fp16"
+        scalers.append(accelerator.scaler)
+        return accelerator
+
+    def accepts(self, *given, **more):
+        assert more["scaled"]
+        return real_accepts(self, *given, **more) and self.state.step != 1
+
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(LossGuard, "accepts", accepts)
+    train_pose(arguments("pose", data, tmp_path / "run", steps=4))
+    AcceleratorState._reset_state()
+    assert len(losses(tmp_path / "run")) == 4 and scalers[0].get_scale() == 8.0
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in weights.values())

@@ -197,8 +197,10 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
             shared = accelerator.reduce(torch.stack([total, total.new_tensor(float(stop.asked))]), reduction="mean")
             value, must_stop = shared[0].item(), shared[1].item() > 0
             norm_value = float(norm) if norm is not None else float("nan")
-            if guard.accepts(value, norm_value, names, scaled=options.mixed_precision == "fp16"):
+            if guard.accepts(value, norm_value, names, scaled=accelerator.scaler is not None):
                 optimizer.step()
+            elif accelerator.scaler is not None:
+                accelerator.scaler.update()  # as after a step: it has unscaled these gradients
             optimizer.zero_grad()
             state.step = step + 1
             job.monitor.before_log(accelerator, state)
