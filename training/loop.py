@@ -29,7 +29,6 @@ from transformers.utils import logging
 from .build import merge_lora
 from .checkpoints import (
     TrainerState,
-    checkpoint_folder,
     clean_up,
     describe_code,
     find_checkpoint,
@@ -463,8 +462,3 @@ class Run:
                 push_run(self.folder, self.options, results)
         accelerator.wait_for_everyone()
         return results
-
-
-def last_checkpoint(options: RunOptions, step: int) -> Path:
-    """Where the checkpoint of a step of a run is."""
-    return checkpoint_folder(Path(options.output_dir), step)
