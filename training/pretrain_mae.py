@@ -3,7 +3,7 @@ r"""Pretrain Sapiens as a masked autoencoder on pictures alone.
     accelerate launch training/pretrain_mae.py --train_data photos/ --model_size 0.3b --mixed_precision bf16 \
         --batch_size 64 --num_epochs 1600 --output_dir runs/mae
 
-    python -m training.pretrain_mae --demo --output_dir runs/demo     # minutes on a CPU, nothing to download
+    python -m training.pretrain_mae --demo --output_dir runs/demo     # on a CPU, nothing to download
 
 docs/pretraining.md goes from a folder of photographs to many nodes.
 """

@@ -1,0 +1,241 @@
+"""Small experiments that run here: pretrain on pictures, fine-tune with few labels, read the result.
+
+Each run is a folder made by the ordinary training programs; one that has ended is not run again, one that was killed
+goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sapiens_hf import SapiensConfig
+from sapiens_hf.synthetic.writers import Recipe, make
+
+from .evaluators import DepthEvaluator, Evaluator, NormalEvaluator, PoseEvaluator, SegmentationEvaluator
+from .finetune_depth import main as finetune_depth
+from .finetune_normal import main as finetune_normal
+from .finetune_pose import main as finetune_pose
+from .finetune_segmentation import main as finetune_segmentation
+from .generic_images import write_generic
+from .loop import RESULTS_FILE
+from .mae_cost import mae_flops
+from .pretrain_mae import main as pretrain
+
+TRAIN_SEED, VAL_SEED, LABEL_SEED = 101, 202, 303
+FINETUNE: dict[str, Callable[[Sequence[str]], dict[str, float]]] = {
+    "pose": finetune_pose,
+    "segmentation": finetune_segmentation,
+    "depth": finetune_depth,
+    "normal": finetune_normal,
+}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "pose": PoseEvaluator,
+    "segmentation": SegmentationEvaluator,
+    "depth": DepthEvaluator,
+    "normal": NormalEvaluator,
+}
+HEAD_CHANNELS = 32
+NUM_DECONVS = {"pose": 2, "segmentation": 3, "depth": 4, "normal": 3}
+
+
+@dataclass(frozen=True)
+class Network:
+    """The dimensions of a small encoder."""
+
+    hidden_size: int
+    num_hidden_layers: int
+
+    @property
+    def name(self) -> str:
+        """For folders and figures."""
+        return f"{self.hidden_size}x{self.num_hidden_layers}"
+
+    def fields(self) -> dict[str, int]:
+        """Fields of the configuration."""
+        heads = self.hidden_size // 16
+        return dict(
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * self.hidden_size,
+        )
+
+    def config(self, size: tuple[int, int]) -> SapiensConfig:
+        """Of the masked autoencoder."""
+        return SapiensConfig(image_size=list(size), use_cls_token=True, **self.fields(), **DECODER)
+
+    def flops(self, size: tuple[int, int]) -> int:
+        """Operations of a training step per image."""
+        return mae_flops(self.config(size))
+
+
+DECODER = dict(decoder_hidden_size=64, decoder_num_hidden_layers=2, decoder_num_attention_heads=4)
+DECODER |= dict(decoder_intermediate_size=256)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large an experiment is."""
+
+    size: tuple[int, int] = (128, 96)
+    """Height and width of pictures and network input in pixels."""
+    pretrain_steps: int = 1500
+    pretrain_batch: int = 32
+    pretrain_lr: float = 1.5e-3
+    finetune_steps: int = 200
+    finetune_batch: int = 8
+    finetune_lr: float = 1e-3
+    num_labels: int = 64
+    """Labelled pictures to fine-tune with."""
+    num_val: int = 128
+    norm_pix_loss: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one of the programs."""
+
+    task: str
+    """"pretraining" or one of the four tasks."""
+    folder: Path
+    arguments: tuple[str, ...]
+
+
+def pretrain_run(
+    folder: Path, images: Path, network: Network, scale: Scale, seed: int, steps: int, num_images: int | None = None
+) -> Run:
+    """Pretrain on a folder of pictures.
+
+    Args:
+        folder: of the run.
+        images: pictures to learn from.
+        network: the encoder.
+        scale: of the experiment.
+        seed: of weights, order and masks.
+        steps: updates of the weights.
+        num_images: length of an epoch, for a log that counts in epochs; the folder decides what is seen.
+    """
+    fields = {**network.fields(), **DECODER, "norm_pix_loss": scale.norm_pix_loss}
+    arguments = [
+        *("--train_data", str(images), "--output_dir", str(folder), "--model_size", "tiny"),
+        *("--image_size", *map(str, scale.size), "--config_overrides", *_pairs(fields)),
+        *("--batch_size", str(scale.pretrain_batch), "--learning_rate", str(scale.pretrain_lr)),
+        *("--lr_base_batch", str(scale.pretrain_batch), "--max_steps", str(steps), "--seed", str(seed)),
+        *("--num_workers", "0", "--log_every", "50", "--save_every", "500", "--keep_checkpoints", "1"),
+        *("--pictures_every", str(max(steps // 2, 1)), "--min_side_px", "16"),
+    ]
+    arguments += ["--samples_per_epoch", str(num_images)] if num_images else []
+    return Run("pretraining", folder, tuple(arguments))
+
+
+def finetune_run(
+    folder: Path, task: str, data: Path, val: Path, start: Path | None, network: Network, scale: Scale, seed: int
+) -> Run:
+    """Fine-tune for a task, from a pretrained folder or from random weights; all else is equal.
+
+    Args:
+        folder: of the run.
+        task: one of the four.
+        data: labelled pictures to train on.
+        val: and to evaluate on.
+        start: folder of the pretrained model; None for random weights.
+        network: its encoder.
+        scale: of the experiment.
+        seed: of new weights, order and augmentation.
+    """
+    channels = [HEAD_CHANNELS] * NUM_DECONVS[task]
+    fields = dict(patch_embeddings_padding=0, head_dropout2d_prob=0, deconv_out_channels=channels)
+    fields |= dict(deconv_kernel_sizes=[4] * len(channels), conv_out_channels=channels[:1], conv_kernel_sizes=[1])
+    if start is None:
+        fields |= network.fields()
+    arguments = [
+        *("--train_data", _data(task, data), "--val_data", _data(task, val), "--output_dir", str(folder)),
+        *("--max_train_samples", str(scale.num_labels), "--max_eval_samples", str(scale.num_val)),
+        *(("--model_size", "tiny") if start is None else ("--model_name_or_path", str(start))),
+        *("--image_size", *map(str, scale.size), "--config_overrides", *_pairs(fields)),
+        *("--batch_size", str(scale.finetune_batch), "--learning_rate", str(scale.finetune_lr)),
+        *("--max_steps", str(scale.finetune_steps), "--schedule", "cosine_by_step", "--layer_decay_rate", "1.0"),
+        *("--warmup_steps", str(scale.finetune_steps // 10), "--seed", str(seed), "--num_workers", "0"),
+        *("--save_every", "1000000", "--eval_every", "1000000", "--keep_checkpoints", "1", "--eval_batch_size", "16"),
+    ]
+    arguments += ["--heatmap_sigma", "2", "--min_visible", "1"] if task == "pose" else []
+    return Run(task, folder, tuple(arguments))
+
+
+def _pairs(fields: dict) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+
+
+def _data(task: str, folder: Path) -> str:
+    return str(folder / "annotations" / "person_keypoints.json" if task == "pose" else folder)
+
+
+def execute(run: Run) -> dict[str, float]:
+    """Do a run, or go on with it, or read what it gave."""
+    results = run.folder / RESULTS_FILE
+    if not results.is_file():
+        program = pretrain if run.task == "pretraining" else FINETUNE[run.task]
+        more = ["--resume_from_checkpoint", "latest"] if (run.folder / "checkpoints").is_dir() else []
+        program([*run.arguments, *more])
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def execute_all(runs: Sequence[Run], num_processes: int) -> list[dict[str, float]]:
+    """Runs in several processes of one thread each; results in the order of the runs."""
+    if num_processes == 1:
+        return [execute(run) for run in runs]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=single_thread) as pool:
+        return list(pool.map(execute, runs))
+
+
+def single_thread() -> None:
+    """Keep a process to one core."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def score(task: str, results: dict[str, float]) -> float:
+    """The metric that the task's evaluator calls best."""
+    return float(results[EVALUATORS[task].best])
+
+
+def is_higher_better(task: str) -> bool:
+    """Direction of that metric."""
+    return EVALUATORS[task].higher_is_better
+
+
+def labelled_people(folder: Path, seed: int, count: int, size: tuple[int, int], workers: int = 1) -> Path:
+    """Synthetic people with the labels of all four tasks."""
+    make(folder, Recipe(seed, *size, (1, 1), ("coco", "trees"), True), count, workers)
+    return folder
+
+
+def pictures_of_people(folder: Path, seed: int, count: int, size: tuple[int, int], workers: int = 1) -> Path:
+    """Synthetic people without labels, to pretrain on; returns the folder of pictures."""
+    make(folder, Recipe(seed, *size, (1, 1), ("coco",), True), count, workers)
+    return folder / "images"
+
+
+def pictures_of_anything_else(folder: Path, seed: int, count: int, size: tuple[int, int]) -> Path:
+    """As many pictures without people."""
+    write_generic(folder, seed, count, size)
+    return folder
+
+
+def first_pictures(folder: Path, source: Path, count: int) -> Path:
+    """A folder of links to the first pictures of another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.glob("*.png"))[:count]:
+        place = folder / path.name
+        if not place.exists():
+            place.symlink_to(path.resolve())
+    return folder
