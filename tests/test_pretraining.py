@@ -202,10 +202,9 @@ def test_goes_on_from_original_files(kind, data, tmp_path):
     given = line(tmp_path / "run", data / "photos", steps=1, more=("--model_name_or_path", str(path)))
     del given[given.index("--image_size") : given.index("--image_size") + 3]
     place = given.index("--config_overrides") + 1
-    given[place : place + len(NARROW)] = [
-        *("num_attention_heads=3", "decoder_num_attention_heads=2"),
-        *(("decoder_hidden_size=16", "decoder_num_hidden_layers=1", "decoder_intermediate_size=20") * (kind == "encoder")),
-    ]  # fmt: skip
+    decoder = ["decoder_hidden_size=16", "decoder_num_hidden_layers=1", "decoder_intermediate_size=20"]
+    heads = ["num_attention_heads=3", "decoder_num_attention_heads=2"]
+    given[place : place + len(NARROW)] = heads + (decoder if kind == "encoder" else [])
     given[given.index("--learning_rate") + 1] = "0"
     pretrain(given)
     model = SapiensForPreTraining.from_pretrained(tmp_path / "run")
@@ -420,7 +419,7 @@ def test_empty_and_missing_sources(data, tmp_path):
     assert not pretrain_sources.is_empty(torn)  # it fails, with its name, when it is read
 
 
-# ------------------------------------------------------------------------------------------------------ crops and masks
+# ------------------------------------------------------------ crops and masks
 OPTIONS = CropOptions((64, 48))
 
 

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| " + " | ".join(rows[0]) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows:
-        texts = [value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()]
+        texts = [v if isinstance(v, str) else f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in row.values()]
         print("| " + " | ".join(texts) + " |")
 
 

@@ -197,7 +197,7 @@ class PretrainingMonitor(Monitor):
 
     def before_log(self, accelerator: Accelerator, state: TrainerState) -> None:
         """Add up the counts of all processes."""
-        taken = torch.tensor(self.loader.take_counts(), dtype=torch.float64, device=accelerator.device)
+        taken = torch.tensor(self.loader.take_counts(), dtype=torch.float32, device=accelerator.device)
         for name, count in zip(COUNTS, accelerator.reduce(taken, reduction="sum").tolist(), strict=True):
             state.counts[name] = state.counts.get(name, 0) + int(count)
         self.counts = state.counts
