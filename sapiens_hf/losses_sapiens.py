@@ -51,6 +51,9 @@ def heatmap_loss(
     Keypoints of weight 0 stay in the denominator. In the second form the weight multiplies prediction and target
     before the square. Source: original mmpose/models/losses/heatmap_loss.py, KeypointMSELoss, KeypointOHKMMSELoss.
 
+    A batch without people costs 0. Its labels may have any number of keypoints: the image processor, which makes them
+    from an empty list of people, cannot know the model's.
+
     Args:
         heatmaps: predictions, `(batch_size, num_keypoints, height, width)`.
         labels: targets of the same shape.
@@ -60,6 +63,11 @@ def heatmap_loss(
     Raises:
         ValueError: if a shape differs.
     """
+    if len(heatmaps) == 0:
+        _check_shape("labels (target heatmaps)", labels, (0, "num_keypoints", *heatmaps.shape[2:]))
+        if keypoint_weights is not None:
+            _check_shape("keypoint_weights", keypoint_weights, (0, "num_keypoints"))
+        return heatmaps.float().sum()
     _check_shape("labels (target heatmaps)", labels, tuple(heatmaps.shape))
     heatmaps, labels = heatmaps.float(), labels.float()
     weights = heatmaps.new_ones(heatmaps.shape[:2]) if keypoint_weights is None else keypoint_weights.float()

@@ -11,6 +11,7 @@ from reference import normalise
 from tiny import DENSE_TASKS, IMAGE_SIZE, golden, golden_model, golden_pixels, tiny_inputs, tiny_model
 from transformers import Trainer, TrainingArguments
 
+from sapiens_hf import SapiensImageProcessorPil
 from sapiens_hf.heatmaps_sapiens import encode_heatmaps
 from sapiens_hf.losses_sapiens import depth_loss, heatmap_loss, normal_loss, segmentation_loss
 
@@ -232,6 +233,30 @@ def test_nothing_to_learn_from_gives_zero_and_no_gradient():
     for loss, predicted, *args in cases:
         value, gradient = loss_with_gradient(loss, predicted, *args)
         assert value == 0.0 and not gradient.any()
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_a_batch_without_people_costs_nothing(top_k):
+    """The processor does not know the number of keypoints then: its labels have none."""
+    processor = SapiensImageProcessorPil(size=dict(zip(("height", "width"), IMAGE_SIZE)))
+    images = [np.zeros((40, 30, 3), np.uint8), np.zeros((20, 50, 3), np.uint8)]
+    batch = processor(images, boxes=[[], []], keypoints=[[], []], return_tensors="pt")
+    assert batch["labels"].shape == (0, 0, 16, 12)
+    model = tiny_model("pose", keypoint_loss_top_k=top_k).train()
+    loss = model(**batch).loss
+    loss.backward()
+    assert loss.item() == 0.0 and loss.ndim == 0
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and not g.any() for g in gradients)
+    for labels in (torch.zeros(0, 5, 16, 12), torch.zeros(0, 9, 16, 12)):
+        assert model(batch["pixel_values"], labels=labels).loss == 0.0
+    for wrong in (
+        dict(labels=torch.zeros(0, 5, 64, 48)),
+        dict(labels=torch.zeros(2, 5, 16, 12)),
+        dict(labels=batch["labels"], keypoint_weights=torch.ones(2, 5)),
+    ):
+        with pytest.raises(ValueError, match=r"must have shape \(0, num_keypoints"):
+            model(batch["pixel_values"], **wrong)
 
 
 def test_a_perfect_prediction_has_a_finite_gradient():
