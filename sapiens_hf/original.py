@@ -34,6 +34,7 @@ from .modeling_sapiens import (
 from .original_keys import KEY_TABLE, fill_key, original_key, translate_key
 from .original_network import (
     Network,
+    check_config,
     check_overrides,
     configure,
     describe,
@@ -251,6 +252,20 @@ def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
     return found
 
 
+def _check_alone(config: Any, overrides: Mapping[str, Any]) -> None:
+    """A given configuration is a whole one, and the only one."""
+    if getattr(config, "model_type", None) != SapiensConfig.model_type:
+        raise TypeError(
+            f"config must be a SapiensConfig, got {config!r}: make one with sapiens_hf.original.original_config(file)."
+        )
+    if overrides:
+        fields = ", ".join(f"config.{name}" for name in overrides)
+        raise TypeError(
+            f"config= is a complete configuration, so {', '.join(f'{name}=' for name in overrides)} cannot be passed "
+            f"beside it: set {fields} before loading, or leave config= out."
+        )
+
+
 def _place(model: SapiensPreTrainedModel, device_map: Any) -> SapiensPreTrainedModel:
     """Moves the model to one device; spreading it over several needs a converted folder."""
     if isinstance(device_map, Mapping) and set(device_map) == {""}:
@@ -331,7 +346,8 @@ def load_original(
         filename: File of the folder or repository, where there are several.
         revision: Branch, tag or commit of the repository.
         dtype: Type of the weights; float32 by default, whatever the file has.
-        config: A complete configuration instead of the one read from the file; shapes must agree with it.
+        config: A complete configuration instead of the one read from the file. Shapes, attention heads and patch
+            padding must agree with it; other labels replace the last convolution, another `image_size` resizes.
         expected_class: Name of the model class wanted; `from_pretrained` passes its own.
         attn_implementation: As in `from_pretrained`.
         device_map: One device to put the model on; the CPU by default.
@@ -347,7 +363,7 @@ def load_original(
         FileNotFoundError: No such file, folder content or repository; names what was expected where.
         ValueError: A damaged or unsafe file, a file of another task or network, or something that only the caller
             knows (attention heads of an unknown width, the image size of an unknown grid).
-        TypeError: An argument that is no field of `SapiensConfig`.
+        TypeError: An argument that is no field of `SapiensConfig`, or a field beside `config`.
         OSError: The Hub cannot be reached.
 
     Example:
@@ -359,6 +375,8 @@ def load_original(
     config_overrides = {name: value for name, value in config_overrides.items() if name not in WITHOUT_MEANING}
     dtype = _float_type(config_overrides.pop("torch_dtype", None) if dtype is None else dtype)
     check_overrides(config_overrides)
+    if config is not None:
+        _check_alone(config, config_overrides)
     file = read_original(find_original(source, filename, revision, options))
     tensors, network, task = _recognise(file, task, expected_class)
 
@@ -366,6 +384,7 @@ def load_original(
     if config is None:
         config = configure(file, network, task, config_overrides)
     else:
+        check_config(file, network, task, config)
         config = copy.deepcopy(config)
         config.image_size = stored_image_size(file, network, asked_size)
     target_size = target_image_size(file, network, task, config.image_size, asked_size)

@@ -182,20 +182,25 @@ def _label_fields(task: str, num_labels: int) -> dict[str, Any]:
     return known | {"label2id": {name: i for i, name in known["id2label"].items()}}
 
 
+def _known_heads(file: OriginalFile, network: Network) -> tuple[int | None, str]:
+    """Attention heads by the file's configuration text, else by the width of a released size; and which of the two."""
+    arch = _from_text(file, "backbone", "arch")
+    if isinstance(arch, str):
+        arch = {"num_heads": SIZES.get(arch.removeprefix("sapiens_"), {}).get("num_attention_heads")}
+    known = arch.get("num_heads") if isinstance(arch, dict) else None
+    if known is not None:
+        return known, "its configuration text"
+    widths = {row["hidden_size"]: row["num_attention_heads"] for row in SIZES.values()}
+    return widths.get(network.hidden_size), f"the released network of width {network.hidden_size}"
+
+
 def _num_heads(file: OriginalFile, network: Network, asked: int | None) -> int:
     """Attention heads: the file's configuration text, the width of a released size, or the caller.
 
     Raises:
         ValueError: Nobody knows, or the caller contradicts what is known.
     """
-    arch = _from_text(file, "backbone", "arch")
-    if isinstance(arch, str):
-        arch = {"num_heads": SIZES.get(arch.removeprefix("sapiens_"), {}).get("num_attention_heads")}
-    known = arch.get("num_heads") if isinstance(arch, dict) else None
-    source = "its configuration text"
-    if known is None:
-        widths = {row["hidden_size"]: row["num_attention_heads"] for row in SIZES.values()}
-        known, source = widths.get(network.hidden_size), f"the released network of width {network.hidden_size}"
+    known, source = _known_heads(file, network)
     if known is None and asked is None:
         raise ValueError(
             f"{file.path}: the number of attention heads is not in the file, and no released network has width "
@@ -209,21 +214,63 @@ def _num_heads(file: OriginalFile, network: Network, asked: int | None) -> int:
     )
 
 
-def _padding(file: OriginalFile, network: Network, task: str) -> int:
-    """Padding of the patch convolution in pixels: what the file says about its own task, else that task's recipe."""
+def _told_padding(file: OriginalFile, network: Network, task: str) -> int | None:
+    """Padding in pixels that the file itself says, in its trace or its text, where `task` is its own."""
     if task not in (network.task, "encoder"):
-        return TASKS[task].get("patch_embeddings_padding", 0)  # a new task on a pretrained encoder
+        return None
     if file.patch_padding is not None:
         return file.patch_padding
     if isinstance(_from_text(file, "backbone"), dict):
         padding = _from_text(file, "backbone", "patch_cfg", "padding")
         return padding if isinstance(padding, int) else 0  # the default, 'corner', pads nothing at multiples of 16
+    return None
+
+
+def _padding(file: OriginalFile, network: Network, task: str) -> int:
+    """Padding of the patch convolution in pixels: what the file says about its own task, else that task's recipe."""
+    told = _told_padding(file, network, task)
+    if told is not None:
+        return told
+    if task not in (network.task, "encoder"):
+        return TASKS[task].get("patch_embeddings_padding", 0)  # a new task on a pretrained encoder
     released = (released_file(file.path.name)[0] or {}).get("patch_embeddings_padding")
     if released is not None:
         return released
     if network.task == "segmentation" and network.num_outputs == 20:
         return 2  # LIP and CIHP, unlike Goliath and FaceSynthetics
     return TASKS[network.task].get("patch_embeddings_padding", 0)
+
+
+def check_config(file: OriginalFile, network: Network, task: str, config: SapiensConfig) -> None:
+    """Compares a caller's configuration with what is known of the file and has no shape.
+
+    Another number of labels or another image size is no contradiction: the last convolution starts anew, and the
+    position table is resized.
+
+    Raises:
+        ValueError: Attention heads or patch padding differ from what the file says; names both.
+    """
+    heads, source = _known_heads(file, network)
+    facts = [("num_attention_heads", heads, source)]
+    facts.append(("patch_embeddings_padding", _told_padding(file, network, task), "the file"))
+    if task == "pretraining":
+        heads = _from_text(file, "neck", "decoder_num_heads")
+        facts.append(("decoder_num_attention_heads", heads, "its configuration text"))
+    for name, known, source in facts:
+        given = getattr(config, name)
+        if known not in (None, given):
+            raise ValueError(
+                f"{file.path} is a {network} with {name}={known} according to {source}, but config= has {given}: "
+                f"set config.{name} = {known}, or start from sapiens_hf.original.original_config(file)."
+            )
+    recipe = _padding(file, network, task)
+    if task in (network.task, "encoder") and config.patch_embeddings_padding != recipe:
+        _warn_padding(file, config.patch_embeddings_padding, recipe)
+
+
+def _warn_padding(file: OriginalFile, given: int, found: int) -> None:
+    """Says that the caller's padding is used, and what else there is."""
+    logger.warning(f"{file.path}: patch_embeddings_padding={given} is used; the file or its recipe says {found}.")
 
 
 def stored_image_size(file: OriginalFile, network: Network, asked: Any) -> list[int]:
@@ -311,9 +358,7 @@ def configure(file: OriginalFile, network: Network, task: str, overrides: dict[s
     if "patch_embeddings_padding" in overrides and task == network.task:
         given, found = overrides["patch_embeddings_padding"], fields["patch_embeddings_padding"]
         if given != found:
-            logger.warning(
-                f"{file.path}: patch_embeddings_padding={given} is used; the file or its recipe says {found}."
-            )
+            _warn_padding(file, given, found)
     if task in ("pose", "segmentation"):
         asked = len(overrides["id2label"]) if overrides.get("id2label") else overrides.get("num_labels")
         num_labels = asked or (network.num_outputs if task == network.task else TASKS[task]["num_labels"])

@@ -490,6 +490,74 @@ def test_a_given_configuration_must_fit(tmp_path):
         load_original(path, config=config)
 
 
+@pytest.mark.parametrize("task", ["pose", "encoder"])
+@pytest.mark.parametrize(
+    ("field", "right", "wrong"), [("num_attention_heads", 3, 4), ("patch_embeddings_padding", 2, 0)]
+)
+def test_a_configuration_against_the_text_is_refused(task, field, right, wrong, tmp_path):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    config = original.original_config(path, task=task)
+    setattr(config, field, wrong)
+    with pytest.raises(
+        ValueError, match=rf"{field}={right} according to .*config= has {wrong}: set config.{field} = "
+    ):
+        load_original(path, task=task, config=config)
+    setattr(config, field, right)
+    assert getattr(load_original(path, task=task, config=config).config, field) == right
+
+
+def test_a_configuration_against_other_evidence(tmp_path, caplog):
+    spec = NARROW["normal"]
+    traced = files.write_torchscript(tmp_path / "a.pt2", spec)
+    config = load_original(traced, **known(spec)).config
+    config.patch_embeddings_padding = 0
+    with pytest.raises(ValueError, match="patch_embeddings_padding=2 according to the file, but config= has 0"):
+        load_original(traced, config=config)
+    bare = files.write_pth(tmp_path / "b.pth", spec, config=False)
+    config.num_attention_heads = 8  # nobody knows better
+    assert not caplog.records
+    assert load_original(bare, config=config).config.num_attention_heads == 8
+    assert "patch_embeddings_padding=0 is used; the file or its recipe says 2" in caplog.text
+    wide = replace(NARROW["pose"], width=1024, heads=16, layers=1, deconv=(4,), conv=(3,))
+    path = files.write_pth(tmp_path / "c.pth", wide, config=False)
+    config = original.original_config(path, image_size=[96, 64])
+    config.num_attention_heads = 8
+    with pytest.raises(ValueError, match="num_attention_heads=16 according to the released network of width 1024"):
+        load_original(path, config=config)
+    masked = files.write_pth(tmp_path / "d.pth", NARROW["pretraining"])
+    config = original.original_config(masked)
+    config.decoder_num_attention_heads = 4
+    with pytest.raises(ValueError, match="decoder_num_attention_heads=2 according to its .*config= has 4"):
+        load_original(masked, config=config)
+
+
+def test_a_configuration_for_a_new_task_is_free(tmp_path, caplog):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["encoder"])
+    config = original.original_config(path, task="pose", deconv_out_channels=[6], conv_out_channels=[4])
+    config.patch_embeddings_padding = 1
+    config.image_size = [64, 48]
+    assert load_original(path, task="pose", config=config).config.patch_embeddings_padding == 1
+    assert [record for record in caplog.records if "padding" in record.message] == []
+
+
+def test_a_configuration_with_other_labels_starts_the_last_convolution_anew(tmp_path, caplog):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    config = original.original_config(path, num_labels=5)
+    assert load_original(path, config=config).head.final_conv.out_channels == 5
+    assert "last convolution of SapiensForPoseEstimation (5 output channels) is new" in caplog.text
+
+
+def test_a_configuration_stands_alone(tmp_path):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    config = original.original_config(path)
+    with pytest.raises(TypeError, match=r"num_labels=, image_size= cannot .*set config.num_labels, config.image_size"):
+        load_original(path, config=config, num_labels=5, image_size=[48, 64])
+    with pytest.raises(TypeError, match="num_labels= cannot be passed"):
+        sapiens_hf.SapiensForPoseEstimation.from_pretrained(path, config=config, num_labels=5)
+    with pytest.raises(TypeError, match="must be a SapiensConfig, got 'config.json'"):
+        load_original(path, config="config.json")
+
+
 def test_loaded_model_trains_and_saves(tmp_path):
     """Weights are the model's own memory, and query, key and value are tensors of their own."""
     spec = NARROW["normal"]
