@@ -44,6 +44,7 @@ def _add_convert(verbs: Any) -> None:
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--task", choices=TASK_CLASSES, help="the file's own by default")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--license", help="licence of weights of your own, such as apache-2.0; Meta's by default")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     _add_source_options(parser)
     parser.set_defaults(run=_run_convert)
@@ -57,6 +58,7 @@ def _run_convert(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         filename=arguments.filename,
         revision=arguments.revision,
+        license=arguments.license,
         overwrite=arguments.overwrite,
         **_overrides(arguments),
     )

@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import sapiens_hf
+from sapiens_hf.hub import WeightSource, build_repository, file_sha256
+from sapiens_hf.model_card import META_LICENSE, META_LICENSE_TEXT, TASK_CARDS
 from sapiens_hf.original import CLASS_TASKS, find_original, load_original, released_file
 
 from .verify import compare_weights
 
-PIPELINE_TAGS = {
-    "pretraining": "image-feature-extraction",
-    "encoder": "image-feature-extraction",
-    "pose": "keypoint-detection",
-    "segmentation": "image-segmentation",
-    "depth": "depth-estimation",
-    "normal": "image-to-image",
-}
-LICENSE_TEXT = """# Licence of these weights
+# What LICENSE.md says where only the format speaks for the origin.
+UNKNOWN_ORIGIN_NOTE = """
+`{file}` is in Meta's format, but not under a name that Meta released: whether these are their weights, or weights
+trained further from them, was not found out. Weights of your own are converted with a licence of your own.
 
-The weights of Sapiens were trained and released by Meta Platforms, Inc. (https://github.com/facebookresearch/sapiens)
-under Creative Commons Attribution-NonCommercial 4.0 International (CC BY-NC 4.0):
-
-https://creativecommons.org/licenses/by-nc/4.0/legalcode
-
-In short, and without replacing the licence: you may share and adapt them for purposes that are not commercial, if you
-give credit, link the licence and say what you changed. There is no warranty.
-
-Credit: Rawal Khirodkar et al., "Sapiens: Foundation for Human Vision Models", ECCV 2024, arXiv 2408.12569.
-
-Changed here: tensors were renamed, fused query-key-value matrices were split, and the file format is safetensors.
-Converted from `{source}`.
+Changed here: tensors were renamed, fused query-key-value matrices were split into three, and the file format is
+safetensors.
 """
-README_TEXT = """---
-license: cc-by-nc-4.0
-library_name: transformers
-pipeline_tag: {tag}
-{base_model}---
+UNTRAINED_NOTE = """
+## Not trained
 
-# {title}
-
-Converted from `{source}` with sapiens_hf. See LICENSE.md: not for commercial use.
-
-```python
-import sapiens_hf
-
-model = sapiens_hf.{architecture}.from_pretrained("{folder}")
-processor = sapiens_hf.SapiensImageProcessor.from_pretrained("{folder}")
-```
+These tensors were not in the file. They start from random values and must be trained before the outputs mean anything:
+{tensors}.
 """
 
 
@@ -62,10 +38,11 @@ def convert(
     dtype: torch.dtype | str | None = None,
     filename: str | None = None,
     revision: str | None = None,
+    license: str | None = None,
     overwrite: bool = False,
     **config_overrides: Any,
 ) -> Path:
-    """Writes weights (safetensors), configuration, image processor, README and licence notice.
+    """Writes a complete model repository: weights (safetensors), configuration, image processor, card and licence.
 
     Nothing is written before every tensor of the model was compared with the file, bit for bit.
 
@@ -76,6 +53,7 @@ def convert(
         dtype: Type of the saved weights; float32 by default.
         filename: As for `load_original`.
         revision: As for `load_original`.
+        license: Licence of weights of your own, as the Hub writes it, such as `"apache-2.0"`; Meta's by default.
         overwrite: Whether to write into a folder that is not empty.
         **config_overrides: Fields of `SapiensConfig`.
 
@@ -84,38 +62,47 @@ def convert(
 
     Raises:
         FileExistsError: The folder is not empty and `overwrite` is not set.
-        ValueError: As `load_original`; or a tensor of the model differs from the file's.
+        ValueError: As `load_original`; a tensor of the model differs from the file's; or `license` grants what
+            Meta's does not.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
         raise FileExistsError(f"{output} exists and is not an empty folder: pass overwrite=True, or another output.")
     path = find_original(source, filename, revision, {})
-    model = load_original(path, task=task, dtype=dtype, **config_overrides)
+    model, loading = load_original(path, task=task, dtype=dtype, output_loading_info=True, **config_overrides)
     (weights,) = compare_weights(model, path)
     if not weights.passed:
         raise ValueError(
             f"{path}: the loaded weights differ from the file by up to {weights.difference}; nothing was saved."
         )
-    model.save_pretrained(output)
-    height, width = model.config.image_size
-    sapiens_hf.SapiensImageProcessor(size={"height": height, "width": width}).save_pretrained(output)
-    _write_texts(output, model, path)
+    row, _ = released_file(path.name)
+    origin = WeightSource(
+        repo=row["repo"] if row else None,
+        file=row["file"] if row else path.name,
+        revision=_commit(path),
+        sha256=file_sha256(path),
+        repo_type=row.get("repo_type", "model") if row else "model",
+    )
+    title = TASK_CARDS[CLASS_TASKS[type(model).__name__]].title
+    unknown = row is None and license is None
+    build_repository(
+        model,
+        None,
+        output,
+        name=f"Sapiens {row['size']}: {title}" if row else f"Sapiens: {title}",
+        dtype=model.dtype,
+        license=META_LICENSE if unknown else license,
+        license_text=META_LICENSE_TEXT + UNKNOWN_ORIGIN_NOTE.format(file=path.name) if unknown else None,
+        source=origin,
+        overwrite=overwrite,
+    )
+    if loading["missing_keys"]:
+        with (output / "README.md").open("a") as card:
+            card.write(UNTRAINED_NOTE.format(tensors=", ".join(f"`{name}`" for name in loading["missing_keys"])))
     return output
 
 
-def _write_texts(output: Path, model: Any, path: Path) -> None:
-    row, _ = released_file(path.name)
-    name = f"{row['repo']}/{row['file']}" if row else path.name
-    architecture = type(model).__name__
-    title = f"Sapiens {row['size']}, {row['task']}" if row else f"Sapiens, {CLASS_TASKS[architecture]}"
-    base_model = f"base_model: {row['repo']}\n" if row and row.get("repo_type") != "space" else ""
-    (output / "LICENSE.md").write_text(LICENSE_TEXT.format(source=name))
-    readme = README_TEXT.format(
-        tag=PIPELINE_TAGS[CLASS_TASKS[architecture]],
-        base_model=base_model,
-        title=title,
-        source=name,
-        architecture=architecture,
-        folder=output.name,
-    )
-    (output / "README.md").write_text(readme)
+def _commit(path: Path) -> str | None:
+    """Commit of a file in the cache of huggingface_hub, which keeps each under `snapshots/COMMIT/`."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.absolute().as_posix())
+    return found[1] if found else None

@@ -191,7 +191,8 @@ def build_repository(
     processor = _fitting_processor(model, processor)
     origin = _meta_origin(model, base_model, source)
     license = _checked_license(license, license_text, license_link, origin)
-    if base_model is None and origin is not None and origin.count("/") == 1:
+    is_model = source is None or source.repo_type == "model"  # a Space is not what base_model may name
+    if base_model is None and is_model and origin is not None and origin.count("/") == 1:
         base_model = origin
     repo_id = repo_id or folder.name
     card = write_card(
@@ -340,7 +341,7 @@ def _license_text(
         return f"# Licence of these weights\n\n`{license}`: {where}\n"
     if source is not None:
         is_rounded = dtype not in (None, torch.float32)
-        rounded = f", rounded to {str(dtype).removeprefix('torch.')}" if is_rounded else ""
+        rounded = f" and rounded to {str(dtype).removeprefix('torch.')}" if is_rounded else ""
         return META_LICENSE_TEXT + CONVERTED_NOTE.format(file=source.file, repo=source.repo, rounded=rounded)
     return META_LICENSE_TEXT + ADAPTED_NOTE.format(base=origin)
 

@@ -136,16 +136,16 @@ class WeightSource:
     """The file that weights were converted from.
 
     Attributes:
-        repo: Hub repository.
-        file: Path in it.
-        revision: Commit.
+        repo: Hub repository, or `None` for a file that was not released.
+        file: Path in it, or the file's name.
+        revision: Commit, if known.
         sha256: Hash of the file.
         repo_type: "model", or "space".
     """
 
-    repo: str
+    repo: str | None
     file: str
-    revision: str
+    revision: str | None
     sha256: str
     repo_type: str = "model"
 
@@ -369,11 +369,12 @@ def _provenance(source: WeightSource | None) -> str:
     if source is None:
         return ""
     kind = "spaces/" if source.repo_type == "space" else ""
+    origin = f"[{source.repo}](https://huggingface.co/{kind}{source.repo})" if source.repo else f"`{source.file}`"
+    rows = {"file": source.file, "revision": source.revision, "SHA-256": source.sha256}
+    table = "\n".join(f"| {name} | `{value}` |" for name, value in rows.items() if value)
     return (
-        "## Where the weights come from\n\n"
-        f"Converted from [{source.repo}](https://huggingface.co/{kind}{source.repo}); the values were not changed.\n\n"
-        f"| | |\n|---|---|\n| file | `{source.file}` |\n| revision | `{source.revision}` |\n"
-        f"| SHA-256 | `{source.sha256}` |"
+        f"## Where the weights come from\n\nConverted from {origin}; LICENSE.md says what was changed.\n\n"
+        f"| | |\n|---|---|\n{table}"
     )
 
 
@@ -399,7 +400,7 @@ Credit: Rawal Khirodkar et al., "Sapiens: Foundation for Human Vision Models", E
 """
 CONVERTED_NOTE = """
 Changed here: tensors were renamed, fused query-key-value matrices were split into three, and the file format is
-safetensors. The values are those of {file} of {repo}{rounded}.
+safetensors. The values that {file} of {repo} holds were kept{rounded}.
 """
 ADAPTED_NOTE = """
 Changed here: these weights were trained further, starting from {base}.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import original_files as files
 import pytest
@@ -15,6 +16,8 @@ from conversion import recipes, verify
 from conversion.__main__ import main
 from conversion.convert import convert
 from sapiens_hf.configuration_sapiens import SIZES, TASKS
+from sapiens_hf.hub import check_repository, file_sha256
+from sapiens_hf.model_card import TASK_CARDS
 from sapiens_hf.original import load_original
 
 TASK_CLASS = {
@@ -46,16 +49,49 @@ def test_convert_and_load_back(task, tmp_path):
     assert "CC BY-NC 4.0" in (folder / "LICENSE.md").read_text()
     assert "a.pth" in (folder / "LICENSE.md").read_text()
     readme = (folder / "README.md").read_text()
-    assert readme.startswith("---\nlicense: cc-by-nc-4.0\n")
-    assert type(ours).__name__ in readme
-    assert str(tmp_path) not in readme
+    assert readme.startswith("---\n") and "\nlicense: cc-by-nc-4.0\n" in readme
+    assert TASK_CARDS[task].auto_class in readme and f"`{TASK_CARDS[task].shape}` (" in readme
+    assert file_sha256(path) in readme and "Not trained" not in readme
+    assert str(tmp_path) not in readme + (folder / "LICENSE.md").read_text()
+    assert check_repository(folder)["pipeline_tag"] == TASK_CARDS[task].pipeline_tag
 
 
 def test_a_released_name_is_credited(tmp_path):
     path = files.write_pth(tmp_path / "sapiens_0.3b_render_people_epoch_100.pth", NARROW["depth"])
     readme = (convert(path, tmp_path / "out") / "README.md").read_text()
-    assert "base_model: facebook/sapiens-depth-0.3b\n" in readme
-    assert "facebook/sapiens-depth-0.3b/sapiens_0.3b_render_people_epoch_100.pth" in readme
+    assert "base_model: facebook/sapiens-depth-0.3b\n" in readme and "# Sapiens 0.3b: relative depth" in readme
+    assert "(https://huggingface.co/facebook/sapiens-depth-0.3b)" in readme
+    assert "| file | `sapiens_0.3b_render_people_epoch_100.pth` |" in readme and "revision" not in readme
+    licence = (tmp_path / "out" / "LICENSE.md").read_text()
+    assert "sapiens_0.3b_render_people_epoch_100.pth of facebook/sapiens-depth-0.3b" in licence
+    with pytest.raises(ValueError, match="license='mit' does not fit"):
+        convert(path, tmp_path / "other", license="mit")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_file_of_the_download_cache_has_a_commit(tmp_path):
+    folder = tmp_path / "snapshots" / ("0f" * 20)
+    folder.mkdir(parents=True)
+    path = files.write_pth(folder / "sapiens_0.3b_render_people_epoch_100.pth", NARROW["depth"])
+    assert f"| revision | `{'0f' * 20}` |" in (convert(path, tmp_path / "out") / "README.md").read_text()
+
+
+def test_a_file_of_a_space_names_no_base_model(tmp_path):
+    (recipe,) = (recipe for recipe in recipes.RECIPES if recipe.repo_type == "space")
+    path = files.write_torchscript(tmp_path / Path(recipe.file).name, NARROW["segmentation"])
+    given = dict(num_attention_heads=NARROW["segmentation"].heads, image_size=NARROW["segmentation"].image_size)
+    readme = (convert(path, tmp_path / "out", **given) / "README.md").read_text()
+    assert "base_model" not in readme and f"https://huggingface.co/spaces/{recipe.repo}" in readme
+
+
+def test_weights_of_ones_own_have_their_own_licence(tmp_path):
+    path = files.write_pth(tmp_path / "mine.pth", NARROW["depth"])
+    assert "was not found out" in (convert(path, tmp_path / "first") / "LICENSE.md").read_text()
+    folder = convert(path, tmp_path / "second", license="cc-by-4.0")
+    assert check_repository(folder)["license"] == "cc-by-4.0"
+    assert "Meta" not in (folder / "LICENSE.md").read_text()
+    with pytest.raises(ValueError, match="Did you mean 'cc-by-4.0'"):
+        convert(path, tmp_path / "third", license="cc-by-4")
 
 
 def test_convert_options(tmp_path):
@@ -65,6 +101,8 @@ def test_convert_options(tmp_path):
     folder = convert(path, tmp_path / "out", task="pose", dtype="bfloat16", num_labels=17, **more)
     model = sapiens_hf.SapiensForPoseEstimation.from_pretrained(folder)
     assert model.dtype == torch.bfloat16
+    readme = (folder / "README.md").read_text()
+    assert "## Not trained" in readme and "`head.final_conv.weight`" in readme and "`head.deconv_layers.0" in readme
     assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 48}
     assert all(c.passed for c in verify.verify(folder, path))
 
@@ -86,9 +124,9 @@ def test_convert_saves_nothing_when_a_weight_differs(tmp_path, monkeypatch):
     path = files.write_pth(tmp_path / "a.pth", NARROW["depth"])
 
     def altered(*args, **kwargs):
-        model = load_original(*args, **kwargs)
+        model, loading = load_original(*args, **kwargs)
         model.model.encoder.layers[0].attention.v_proj.weight.data[0, 0] += 1e-3
-        return model
+        return model, loading
 
     monkeypatch.setattr(convert_module, "load_original", altered)
     with pytest.raises(ValueError, match="differ from the file by up to 0.001"):
@@ -249,7 +287,8 @@ def test_command_line(tmp_path, capsys):
     assert main(["verify", str(path), *given, "--patch-embeddings-padding", "2"]) == 0
     assert main(["convert", str(path), "--output", out, *given]) == 2
     assert "overwrite" in capsys.readouterr().err
-    assert main(["convert", str(path), "--output", out, *given, "--overwrite"]) == 0
+    assert main(["convert", str(path), "--output", out, *given, "--overwrite", "--license", "mit"]) == 0
+    assert check_repository(out)["license"] == "mit"
     assert main(["convert", str(path), "--output", str(tmp_path / "other")]) == 2
     assert "num_attention_heads=" in capsys.readouterr().err
     assert main(["list", "--task", "depth", "--size", "0.3b"]) == 0
