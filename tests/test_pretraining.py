@@ -301,6 +301,26 @@ def test_mixtures_hold_their_shares(data):
     assert Mixture([sources[0]], [], samples_per_epoch=4).num_samples == 4
 
 
+def test_long_epochs_are_arranged_in_blocks(data, monkeypatch):
+    """The shares hold within each block, nothing is drawn twice, and a restart far into an epoch finds its place."""
+    sources = [FolderSource(data / "photos"), open_source(str(data / "shards"), "train", False, 0)]
+    monkeypatch.setattr(pretrain_sources, "BLOCK_SIZE", 16)
+    mixture = Mixture(sources, [0.7, 0.3], samples_per_epoch=50)
+    blocks = list(mixture.blocks(50, 3, 1))
+    assert [start for start, *_ in blocks] == [0, 16, 32] and [len(part) for _, part, _ in blocks] == [16, 16, 18]
+    assert all(abs((part == 0).mean() - 0.7) < 0.08 for _, part, _ in blocks)
+    for number in range(2):
+        drawn = np.concatenate([draws[part == number] for _, part, draws in blocks])
+        assert np.array_equal(drawn, np.arange(len(drawn)))
+    for process in range(2):
+        shape = dict(num_processes=2, process=process, seed=3, num_epochs=2)
+        whole = asked(mixture, StepPlan(50, 2, **shape))
+        for start in (1, 9, 12, 14):
+            assert asked(mixture, StepPlan(50, 2, **shape, start_step=start)) == whole[start:]
+    with pytest.raises(ValueError, match="share 0.0099; leave it out"):
+        Mixture(sources, [100, 1], samples_per_epoch=50)
+
+
 def test_streams_are_read_once_and_shared_out(data):
     stream = open_source(str(data / "shards"), "train", False, 7)
     assert isinstance(stream, StreamSource) and stream.column == "jpg"

@@ -27,6 +27,8 @@ logger = logging.get_logger(__name__)
 SHARD_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
 SHUFFLE_BUFFER = 256
 MAX_RETRIES = 3
+# Places of an epoch that are arranged at a time; within each, every source has its share.
+BLOCK_SIZE = 65_536
 
 
 class StreamDroppedError(ConnectionError):
@@ -353,6 +355,8 @@ class Mixture:
             weights = [float(length or 1) for length in lengths]
         self.sources = list(sources)
         self.weights = np.asarray(weights, dtype=np.float64) / sum(weights)
+        if self.weights.min() * BLOCK_SIZE < 2:
+            raise ValueError(f"--weights gives a source the share {self.weights.min():.2g}; leave it out.")
         self.num_samples = samples_per_epoch or sum(length or 0 for length in lengths)
 
     def __len__(self) -> int:
@@ -362,10 +366,24 @@ class Mixture:
         """Images of each source in an epoch of so many: rounded so that the sum is right."""
         return np.diff(np.rint(np.cumsum([0.0, *self.weights]) * num_samples).astype(np.int64))
 
-    def arrangement(self, num_samples: int, seed: int, epoch: int) -> np.ndarray:
-        """Number of the source (num_samples,) for each place of an epoch."""
-        numbers = np.repeat(np.arange(len(self.sources), dtype=np.int16), self.counts(num_samples))
-        return np.random.default_rng([seed, epoch, 1]).permutation(numbers) if len(self.sources) > 1 else numbers
+    def blocks(self, num_samples: int, seed: int, epoch: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The order of an epoch of `num_samples` in blocks, so that one of a billion images needs no memory.
+
+        Returns:
+            For each block its first place, the number of the source (block_size,) for each place, and how often that
+            source was drawn before in the epoch (block_size,).
+        """
+        edges = [*range(0, max(num_samples - BLOCK_SIZE, 0) + 1, BLOCK_SIZE), num_samples]  # the last is not short
+        for start, end in zip(edges[:-1], edges[1:]):
+            before = self.counts(start)
+            shares = self.counts(end) - before
+            sources = np.repeat(np.arange(len(self.sources), dtype=np.int16), shares)
+            if len(self.sources) > 1:
+                sources = np.random.default_rng([seed, epoch, start, 1]).permutation(sources)
+            draws = np.zeros(len(sources), dtype=np.int64)
+            for number, (first, share) in enumerate(zip(before, shares)):
+                draws[sources == number] = first + np.arange(share)
+            yield start, sources, draws
 
 
 class Ask(NamedTuple):
@@ -413,29 +431,33 @@ class ImagePlan:
 
     def _batches(self) -> Iterator[list[Ask]]:
         plan = self.plan
-        epoch = plan.start_step // plan.steps_per_epoch
-        first_batch = plan.start_step % plan.steps_per_epoch * plan.num_accumulated
+        epoch, in_epoch = divmod(plan.start_step, plan.steps_per_epoch)
+        first = in_epoch * plan.samples_per_step  # place in the epoch's order
+        asks: list[Ask] = []
         while True:
-            places = np.arange(plan.samples_per_epoch)
-            mine = places[plan.is_mine(places)]
-            sources = self.mixture.arrangement(plan.samples_per_epoch, plan.seed, epoch)
-            draws = np.zeros(plan.samples_per_epoch, dtype=np.int64)  # how often the source was drawn before
-            for number in range(len(self.mixture.sources)):
-                chosen = sources == number
-                draws[chosen] = np.arange(chosen.sum())
-            done, streams = mine[: first_batch * plan.batch_size], {}
-            for number, source in enumerate(self.mixture.sources):
-                if isinstance(source, StreamSource):
-                    skip = int((sources[done] == number).sum())
-                    rows = source.rows(epoch, plan.process, plan.num_processes, skip)
-                    streams[number] = read_ahead(rows, self.num_ahead)
-            asks: list[Ask] = []
-            for place in mine[len(done) :]:
-                asks.append(self._ask(epoch, int(place), int(sources[place]), int(draws[place]), streams))
-                if len(asks) == plan.batch_size:
-                    yield asks
-                    asks = []
-            epoch, first_batch = epoch + 1, 0
+            streams: dict[int, Iterator[Row]] | None = None
+            skipped = np.zeros(len(self.mixture.sources), dtype=np.int64)  # this process's rows of each source
+            for start, sources, draws in self.mixture.blocks(plan.samples_per_epoch, plan.seed, epoch):
+                places = np.arange(start, start + len(sources))
+                mine = plan.is_mine(places)
+                skipped += np.bincount(sources[mine & (places < first)], minlength=len(skipped))
+                wanted = np.flatnonzero(mine & (places >= first))
+                if len(wanted) and streams is None:
+                    streams = self._open_streams(epoch, skipped)
+                for row in wanted:
+                    asks.append(self._ask(epoch, start + int(row), int(sources[row]), int(draws[row]), streams or {}))
+                    if len(asks) == plan.batch_size:
+                        yield asks
+                        asks = []
+            epoch, first = epoch + 1, 0
+
+    def _open_streams(self, epoch: int, skipped: np.ndarray) -> dict[int, Iterator[Row]]:
+        plan, opened = self.plan, {}
+        for number, source in enumerate(self.mixture.sources):
+            if isinstance(source, StreamSource):
+                rows = source.rows(epoch, plan.process, plan.num_processes, int(skipped[number]))
+                opened[number] = read_ahead(rows, self.num_ahead)
+        return opened
 
     def _ask(self, epoch: int, place: int, number: int, draw: int, streams: dict[int, Iterator[Row]]) -> Ask:
         if number in streams:
