@@ -33,7 +33,9 @@ inverse.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +43,9 @@ from .resampling_sapiens import LevelTransform, sample_grid, taps_at
 
 # Context kept around a person box: Sapiens, pose configs of the original, `GetBBoxCenterScale(padding=1.25)`.
 BOX_PADDING = 1.25
+# Boxes that also make sense as corners are taken for corners if a COCO box would lie outside its image by more than
+# this share of its area. People at the edge of a photo are often cut off by half, hardly ever by this much.
+CORNERS_OUTSIDE = 0.8
 
 
 def _as_float(values: Tensor) -> Tensor:
@@ -134,10 +139,12 @@ def validate_boxes(
 
     Args:
         boxes: per image, a list, array or tensor of COCO boxes (x, y, width, height); an image without people has
-        `[]`.
+            `[]`.
         num_images: how many images there are.
-        image_sizes: (height, width) of each image. With it, boxes wholly outside their image, and corner boxes
-            (x1, y1, x2, y2) where they can be told apart, are errors. Boxes partly outside are fine.
+        image_sizes: (height, width) of each image. With it, boxes wholly outside their image are errors, and so are
+            corner boxes (x1, y1, x2, y2) where they can be told apart: all boxes of the image fit into it as corners,
+            all of them reach beyond it as COCO boxes, and at least one of them has over `CORNERS_OUTSIDE` of its area
+            outside. Other boxes partly outside are fine.
 
     Returns:
         One float64 tensor (num_boxes, 4) per image, on the CPU.
@@ -194,11 +201,10 @@ def _check_boxes(boxes: Tensor, index: int, image_size: tuple[int, int] | None) 
     refuse((seen_width <= 0) | (seen_height <= 0), f"lies wholly outside its image of {width} x {height} pixels")
     fits_as_corners = (x >= 0) & (y >= 0) & (x < box_width) & (y < box_height) & (box_width <= width)
     fits_as_corners &= box_height <= height
-    runs_out = (x + box_width > width) & (y + box_height > height)
-    runs_far_out = runs_out & (seen_width * seen_height < 0.5 * box_width * box_height)
-    if bool(fits_as_corners.all()):
+    runs_out = (x + box_width > width) | (y + box_height > height)
+    if bool((fits_as_corners & runs_out).all()):
         refuse(
-            runs_far_out,
+            seen_width * seen_height < (1 - CORNERS_OUTSIDE) * box_width * box_height,
             f"read as (x, y, width, height) lies mostly outside its image of {width} x {height} pixels, but fits as "
             "corners (x1, y1, x2, y2); pass COCO boxes: (x1, y1, x2 - x1, y2 - y1)",
         )
@@ -210,8 +216,7 @@ def encode_heatmaps(
     """Training targets: a Gaussian bump per keypoint. Inverse: `decode_heatmaps`.
 
     The bump sits at the sub-pixel position but is cut to a window of 3 sigma around the nearest heatmap pixel. It is
-    not
-    normalised: its peak is at most 1.
+    not normalised: its peak is at most 1.
 
     Args:
         keypoints: (num_people, num_keypoints, 2) as (x, y) in pixels of the crop (see `image_to_crop`).
@@ -438,12 +443,46 @@ def flip_heatmaps(heatmaps: Tensor, flip_pairs: Tensor | Sequence[Sequence[int]]
         Tensor of the same shape. Nothing is shifted by a pixel (the original's `shift_heatmap=False`). It is its own
         inverse.
 
+    Raises:
+        ValueError: naming the pair that is not two keypoint indices or repeats one. Not while compiling, and values of
+            a tensor on an accelerator are not looked at, which would wait for the device.
+
     Source: original mmpose `flip_heatmaps`.
     """
+    if not torch.compiler.is_compiling():
+        flip_pairs = _read_flip_pairs(flip_pairs, heatmaps.shape[1])
     pairs = torch.as_tensor(flip_pairs, dtype=torch.long, device=heatmaps.device).reshape(-1, 2)
     order = torch.arange(heatmaps.shape[1], device=heatmaps.device)
     order = order.scatter(0, pairs.flatten(), pairs.flip(-1).flatten())
     return heatmaps.flip(-1).index_select(1, order)
+
+
+def _read_flip_pairs(flip_pairs: Any, num_keypoints: int) -> Tensor | list[list[int]]:
+    expected = f"expected pairs of keypoint indices from 0 to {num_keypoints - 1}, each index at most once"
+    if isinstance(flip_pairs, Tensor) and flip_pairs.device.type != "cpu":
+        whole = not (flip_pairs.is_floating_point() or flip_pairs.is_complex() or flip_pairs.dtype == torch.bool)
+        if flip_pairs.numel() and not (whole and flip_pairs.ndim == 2 and flip_pairs.shape[1] == 2):
+            raise ValueError(f"flip_pairs is {flip_pairs.dtype} of shape {tuple(flip_pairs.shape)}, {expected}.")
+        return flip_pairs
+    pairs = as_plain(flip_pairs)
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise ValueError(f"flip_pairs is {pairs!r}, {expected}.")
+    seen: set[int] = set()
+    read = []
+    for pair in map(as_plain, pairs):
+        indices = [as_plain(index) for index in pair] if isinstance(pair, list | tuple) else []
+        if len(indices) != 2 or not all(type(index) is int and 0 <= index < num_keypoints for index in indices):
+            raise ValueError(f"flip_pairs holds {pair!r}, {expected}.")
+        if len(seen | {*indices}) != len(seen) + 2:
+            raise ValueError(f"flip_pairs holds {pair!r} with an index that came before, {expected}.")
+        seen.update(indices)
+        read.append(indices)
+    return read
+
+
+def as_plain(value: Any) -> Any:
+    """Lists and numbers of Python's own for arrays, tensors and their numbers; anything else as it is."""
+    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """heatmaps_sapiens: crops, targets and decoding against golden numbers and a slow reference written from the spec."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_good_boxes():
         ([[[1, 2, 3, -4]]], ["boxes[0][0]", "zero or negative size"]),
         ([[[1, 2, 3, 4], [30, 2, 3, 4]]], ["boxes[0][1]", "wholly outside", "30 x 20"]),
         ([[[1, -9, 3, 9]]], ["boxes[0][0]", "wholly outside"]),
-        ([[[12, 10, 28, 19], [1, 2, 25, 19]]], ["boxes[0][0]", "corners (x1, y1, x2, y2)", "x2 - x1"]),
+        ([[[9, 7, 25, 19], [20, 12, 28, 19]]], ["boxes[0][1]", "corners (x1, y1, x2, y2)", "x2 - x1"]),
     ],
 )
 def test_bad_boxes(boxes, words):
@@ -195,13 +196,28 @@ def test_box_error_names_the_image():
         validate_boxes([[], [[0, 0, 0, 1]]], 2)
 
 
-def test_corner_boxes_are_refused_only_when_all_fit():
-    mostly_outside = [12, 10, 28, 19]
-    with pytest.raises(ValueError, match="corners"):
-        validate_boxes([[mostly_outside]], 1, [(20, 30)])
-    # the second box does not fit as corners, so the list is COCO and the first is merely far out
-    assert len(validate_boxes([[mostly_outside, [3, 2, 2, 10]]], 1, [(20, 30)])[0]) == 2
-    assert len(validate_boxes([[mostly_outside]], 1)[0]) == 1
+def test_corner_boxes_are_refused_only_when_practically_certain():
+    far_out = [18, 12, 28, 19]  # 18 % of it in the image
+    for boxes in ([far_out], [[2, 12, 29, 18], far_out]):
+        with pytest.raises(ValueError, match="corners"):
+            validate_boxes([boxes], 1, [(20, 30)])
+    # the second box does not fit as corners, or lies within the image as a COCO box: the list is COCO
+    for second in ([3, 2, 2, 10], [1, 1, 20, 15]):
+        assert len(validate_boxes([[far_out, second]], 1, [(20, 30)])[0]) == 2
+    assert len(validate_boxes([[far_out]], 1)[0]) == 1
+
+
+@pytest.mark.parametrize(("box", "size"), [([40, 50, 60, 70], (90, 70)), ([40, 50, 60, 70], (70, 90))])
+def test_boxes_mostly_outside_are_fine(box, size):
+    """29 and 24 % of them lie in the image."""
+    assert validate_boxes([[box]], 1, [size])[0].tolist() == [box]
+
+
+def test_the_share_outside_that_tells_corners():
+    # 8 x 20 of 30 x 25 pixels are seen, then 7 x 20
+    assert len(validate_boxes([[[22, 5, 30, 25]]], 1, [(25, 30)])[0]) == 1
+    with pytest.raises(ValueError, match=r"\(x1, y1, x2, y2\)"):
+        validate_boxes([[[23, 5, 30, 25]]], 1, [(25, 30)])
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
@@ -455,3 +471,39 @@ def test_flip_heatmaps():
     assert torch.equal(flip_heatmaps(maps, torch.tensor(pairs)), got)
     assert torch.equal(flip_heatmaps(got, pairs), maps)
     assert torch.equal(flip_heatmaps(maps, []), maps.flip(-1))
+    for same in (np.array(pairs), [torch.tensor([1, 3]), (np.int64(4), 2)], ((1, 3), (4, 2))):
+        assert torch.equal(flip_heatmaps(maps, same), got)
+    assert torch.equal(flip_heatmaps(maps, torch.zeros(0, 2)), maps.flip(-1))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([[1, 3], [4, 5]], "flip_pairs holds [4, 5], expected pairs of keypoint indices from 0 to 4"),
+        ([[1, -1]], "flip_pairs holds [1, -1]"),
+        (torch.tensor([[0, 1], [2, 7]]), "flip_pairs holds [2, 7]"),
+        ([[1, 3], [3, 4]], "flip_pairs holds [3, 4] with an index that came before"),
+        (np.array([[0, 1], [2, 2]]), "flip_pairs holds [2, 2] with an index"),
+        ([(0, 1.5)], "flip_pairs holds (0, 1.5)"),
+        (torch.tensor([[0.0, 1.0]]), "flip_pairs holds [0.0, 1.0]"),
+        ([[True, 3]], "flip_pairs holds [True, 3]"),
+        ([["left", "right"]], "flip_pairs holds ['left', 'right']"),
+        ([[1, 2, 3]], "flip_pairs holds [1, 2, 3]"),
+        ([1, 3, 4, 2], "flip_pairs holds 1,"),
+        (3, "flip_pairs is 3"),
+        ("1-3", "flip_pairs is '1-3'"),
+        (torch.zeros(2, 2, device="meta"), "flip_pairs is torch.float32 of shape (2, 2)"),
+        (torch.zeros(2, 3, dtype=torch.long, device="meta"), "flip_pairs is torch.int64 of shape (2, 3)"),
+    ],
+)
+def test_bad_flip_pairs(pairs, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        flip_heatmaps(torch.zeros(2, 5, 3, 4), pairs)
+
+
+def test_flip_pairs_elsewhere_and_compiled():
+    maps, pairs = torch.arange(2 * 5 * 3 * 4.0).view(2, 5, 3, 4), torch.tensor([[1, 3], [4, 2]])
+    assert flip_heatmaps(maps.to("meta"), pairs.to("meta")).shape == maps.shape  # values that cannot be looked at
+    compiled = torch.compile(flip_heatmaps, fullgraph=True, backend="eager")
+    for given in (pairs, pairs.tolist()):
+        assert torch.equal(compiled(maps, given), flip_heatmaps(maps, pairs))

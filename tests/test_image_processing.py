@@ -636,7 +636,7 @@ def test_broken_files(processor, tmp_path):
         ({"boxes": [[[20, 10, 30, 25], [5, 5, 3, -2]]]}, r"boxes\[0\]\[1\]"),
         ({"boxes": [[[20, float("nan"), 30, 25]]]}, "NaN"),
         ({"boxes": [[[200, 10, 30, 25]]]}, "wholly outside its image of 83 x 57"),
-        ({"boxes": [[[40, 30, 80, 55]]]}, r"corners \(x1, y1, x2, y2\)"),
+        ({"boxes": [[[60, 40, 80, 55]]]}, r"corners \(x1, y1, x2, y2\)"),
         ({"keypoints": [[PERSON]]}, "keypoints were given without boxes"),
         ({"boxes": BOX, "keypoints": [[PERSON], [PERSON]]}, "keypoints has 2 entries for 1 images"),
         ({"boxes": BOX, "keypoints": 3}, "keypoints has 3 entries"),
