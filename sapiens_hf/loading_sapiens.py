@@ -15,9 +15,14 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from .configuration_sapiens import TASKS
+
+PRETRAINING = "SapiensForPreTraining"
 
 
 class SapiensLoadingMixin:
@@ -26,6 +31,8 @@ class SapiensLoadingMixin:
     # Set by the sapiens_hf package: what reads files in Meta's own format. This file also travels alone.
     _is_original_source: Callable[..., bool] | None = None
     _load_original: Callable[..., Any] | None = None
+    # Of the four dense tasks: its row in TASKS
+    _task: str | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -33,12 +40,14 @@ class SapiensLoadingMixin:
 
         - Files and Hub repositories in Meta's own format are handed over to `sapiens_hf.load_original`.
         - `num_labels=` (or `id2label=`) other than the checkpoint's replaces the last convolution only, and says so.
-        - `image_size=` other than the checkpoint's re-grids the position table (bicubic), and `use_cls_token=False`
-          drops the class token of a pretrained encoder, so a pretraining folder loads into every task.
+        - `image_size=` other than the checkpoint's re-grids the position table (bicubic). A pretraining or encoder
+          folder loads into every task as `load_original` loads the file: the class token is dropped, the square grid
+          becomes 3:4, and the head, which is new, and the padding are the task's. Fields given as arguments win.
 
         Raises:
-            ValueError: if a tensor other than these has another shape than the model, or the file is of another task
-                (unless `ignore_mismatched_sizes=True`) or model type.
+            ValueError: if a tensor other than these is missing, unknown or of another shape, or the file is of another
+                task (all unless `ignore_mismatched_sizes=True`) or model type, or damaged.
+            OSError: if there is no such folder or no model in it.
         """
         source = pretrained_model_name_or_path
         if source is None or kwargs.get("state_dict") is not None:
@@ -55,6 +64,7 @@ class SapiensLoadingMixin:
     def _from_folder(cls, source, *model_args, config, **kwargs):
         hub_names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         tolerant = kwargs.get("ignore_mismatched_sizes", False)
+        cls._check_path(source, kwargs.get("subfolder", ""))
         try:
             fields, _ = cls.config_class.get_config_dict(source, **{n: kwargs[n] for n in hub_names if n in kwargs})
         except OSError:
@@ -62,37 +72,97 @@ class SapiensLoadingMixin:
         if not fields:  # an adapter folder, or nothing at all: transformers loads the one and explains the other
             return super().from_pretrained(source, *model_args, config=config, **kwargs)
         cls._check_folder(source, fields, tolerant)
-        stored = cls.config_class.from_dict(fields)
+        stored, saved = cls.config_class.from_dict(fields), (fields.get("architectures") or [""])[0]
+        # What a task needs and an encoder's folder does not say: head, padding, labels, 3:4 grid without class token
+        needs = cls._task_fields(stored) if not saved.startswith("SapiensFor") or saved == PRETRAINING else {}
         if isinstance(config, PreTrainedConfig):
             config = copy.deepcopy(config)
+            if getattr(config, "_name_or_path", None) == str(source):  # an auto class has read it from this folder
+                for name in (n for n in needs if getattr(config, n) == getattr(stored, n)):
+                    setattr(config, name, needs[name])
             image_size, use_cls_token, num_labels = config.image_size, config.use_cls_token, config.num_labels
             config.image_size, config.use_cls_token = stored.image_size, stored.use_cls_token
         else:
+            if kwargs.get("id2label"):
+                needs.pop("num_labels", None)
+            kwargs = {**needs, **kwargs}
             image_size = kwargs.pop("image_size", stored.image_size)
             use_cls_token = kwargs.pop("use_cls_token", stored.use_cls_token)
-            num_labels = (
-                len(kwargs["id2label"]) if "id2label" in kwargs else kwargs.get("num_labels", stored.num_labels)
-            )
+            num_labels = kwargs.get("num_labels", stored.num_labels)
+            num_labels = len(kwargs["id2label"]) if kwargs.get("id2label") else num_labels
         kwargs.pop("ignore_mismatched_sizes", None)
         want_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            source,
-            *model_args,
-            config=config,
-            ignore_mismatched_sizes=True,  # what may not differ is refused below, by name
-            output_loading_info=True,
-            **kwargs,
-        )
-        replaced = "head.final_conv." if num_labels != stored.num_labels else ()
+        try:
+            model, info = super().from_pretrained(
+                source,
+                *model_args,
+                config=config,
+                ignore_mismatched_sizes=True,  # what may not differ is refused below, by name
+                output_loading_info=True,
+                **kwargs,
+            )
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # safetensors is none of this file's libraries
+                raise
+            raise ValueError(f"{source}: the weights cannot be read ({error}). Is the file complete?") from error
+        if not tolerant:
+            cls._check_weights(source, info, saved, num_labels != stored.num_labels)
+        model.resize_position_embeddings(image_size, use_cls_token)
+        return (model, info) if want_info else model
+
+    @classmethod
+    def _task_fields(cls, stored) -> dict[str, Any]:
+        """The task's fields where an encoder's config has defaults: those are segmentation's and mean nothing there."""
+        if cls._task is None:
+            return {}
+        plain, needs = cls.config_class(), dict(TASKS[cls._task])
+        fields = {n: v for n, v in needs.items() if getattr(stored, n) == getattr(plain, n)}
+        for name in ("deconv", "conv"):
+            if f"{name}_out_channels" in fields:
+                fields[f"{name}_kernel_sizes"] = [{"deconv": 4, "conv": 1}[name]] * len(fields[f"{name}_out_channels"])
+        if stored.use_cls_token:
+            height, width = stored.image_size
+            patch = stored.patch_size
+            columns = max(1, round(width / patch * 3 / 4)) if height == width else width // patch
+            fields |= {"use_cls_token": False, "image_size": [height, columns * patch]}
+        return fields
+
+    @classmethod
+    def _check_path(cls, source, subfolder: str) -> None:
+        """Say plainly that a local path does not exist or holds no model."""
+        path = Path(source) / subfolder
+        if path.is_dir():
+            names = sorted(entry.name for entry in path.iterdir())
+            if "config.json" not in names and "adapter_config.json" not in names:
+                found = f"only {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "nothing"
+                raise OSError(
+                    f"{path} holds no model: config.json is missing (there is {found}). A folder made by "
+                    "save_pretrained has config.json and model.safetensors."
+                )
+        elif not path.exists() and (path.is_absolute() or str(source).startswith((".", "~"))):
+            raise OSError(f"There is no file or folder {path}.")
+
+    @classmethod
+    def _check_weights(cls, source, info: dict[str, Any], saved: str, relabelled: bool) -> None:
+        """Refuse weights that do not make this model: transformers would go on with random ones."""
+        replaced = "head.final_conv." if relabelled else ()
         others = sorted(key for key, *_ in info["mismatched_keys"] if not key.startswith(replaced))
-        if others and not tolerant:
+        if others:
             raise ValueError(
                 f"{source} does not fit {cls.__name__} with this configuration: {', '.join(others[:8])} differ in "
                 "shape. Only the number of labels and image_size may change on loading; check hidden_size, "
                 "patch_size and the head widths."
             )
-        model.resize_position_embeddings(image_size, use_cls_token)
-        return (model, info) if want_info else model
+        parts = () if saved == cls.__name__ else ("head.", "decoder.")
+        for what, keys in (("lack", info["missing_keys"]), ("have", info["unexpected_keys"])):
+            wrong = sorted(key for key in keys if not key.startswith(parts))
+            if wrong:
+                raise ValueError(
+                    f"The weights of {source} {what} {len(wrong)} tensors that {cls.__name__} "
+                    f"{'needs' if what == 'lack' else 'does not know'}: {', '.join(wrong[:8])}"
+                    f"{', ...' if len(wrong) > 8 else ''}. The file is not of this configuration, or not complete; "
+                    "ignore_mismatched_sizes=True loads what fits."
+                )
 
     @classmethod
     def _check_folder(cls, source, fields: dict[str, Any], tolerant: bool) -> None:
@@ -106,7 +176,7 @@ class SapiensLoadingMixin:
                 "transformers.AutoModel."
             )
         tasks = [name for name in (saved, cls.__name__) if name.startswith("SapiensFor")]
-        if len(set(tasks)) == 2 and saved != "SapiensForPreTraining" and not tolerant:
+        if len(set(tasks)) == 2 and saved != PRETRAINING and not tolerant:
             raise ValueError(
                 f"{source} holds a {saved}, not a {cls.__name__}: load it with {saved}.from_pretrained. To reuse "
                 "its backbone and whatever fits of its head for another task, pass ignore_mismatched_sizes=True."

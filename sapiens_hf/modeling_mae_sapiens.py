@@ -162,17 +162,22 @@ class SapiensForPreTraining(SapiensPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor,
         noise: torch.FloatTensor | None = None,
+        return_loss: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SapiensForPreTrainingOutput:
         r"""
         noise (`torch.FloatTensor` of shape `(batch_size, num_patches)`, *optional*):
             The patches with the smallest values are seen, the rest hidden; random by default.
+        return_loss (`bool`, *optional*, defaults to `True`):
+            Whether to compute the loss. `Trainer` looks for this name when it evaluates a model without labels.
         """
         kept_patches, mask, ids_restore = self.random_masking(pixel_values, noise)
         outputs = self.model(pixel_values, kept_patches=kept_patches, **kwargs)
         grid_size = tuple(s // self.config.patch_size for s in pixel_values.shape[-2:])
         logits = self.decoder(outputs.last_hidden_state, ids_restore, grid_size, **kwargs)
-        loss = reconstruction_loss(logits, self.patchify(pixel_values), mask, self.config.norm_pix_loss)
+        loss = None
+        if return_loss:
+            loss = reconstruction_loss(logits, self.patchify(pixel_values), mask, self.config.norm_pix_loss)
         return SapiensForPreTrainingOutput(loss, logits, mask, ids_restore, outputs.hidden_states, outputs.attentions)
 
 

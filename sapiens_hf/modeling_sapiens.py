@@ -145,13 +145,12 @@ class SapiensPatchEmbeddings(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        channels, height, width = pixel_values.shape[-3:]
-        patch = self.config.patch_size
-        if pixel_values.ndim != 4 or channels != self.config.num_channels:
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values must have shape (batch_size, {self.config.num_channels}, height, width), got "
                 f"{tuple(pixel_values.shape)}."
             )
+        (height, width), patch = pixel_values.shape[-2:], self.config.patch_size
         if height % patch or width % patch or not height or not width:
             near = " x ".join(
                 " or ".join(str(n * patch) for n in sorted({max(1, s // patch), max(1, -(-s // patch))}))
@@ -571,6 +570,7 @@ class SapiensDensePredictor(SapiensPreTrainedModel):
 
 @auto_docstring(custom_intro="Sapiens with a heatmap head: 2D pose of the person in each crop.")
 class SapiensForPoseEstimation(SapiensDensePredictor):
+    _task = "pose"
     hidden_init_std = 0.001
 
     @can_return_tuple
@@ -610,6 +610,8 @@ class SapiensForPoseEstimation(SapiensDensePredictor):
 
 @auto_docstring(custom_intro="Sapiens with a segmentation head: one class per pixel, for example body parts.")
 class SapiensForSemanticSegmentation(SapiensDensePredictor):
+    _task = "segmentation"
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -643,6 +645,8 @@ class SapiensForSemanticSegmentation(SapiensDensePredictor):
     custom_intro="Sapiens with a depth head: relative depth, 0 at the nearest and 1 at the farthest point."
 )
 class SapiensForDepthEstimation(SapiensDensePredictor):
+    _task = "depth"
+
     @staticmethod
     def num_output_channels(config: SapiensConfig) -> int:
         return 1
@@ -667,6 +671,8 @@ class SapiensForDepthEstimation(SapiensDensePredictor):
 
 @auto_docstring(custom_intro="Sapiens with a normal head: the camera-space surface normal of each pixel.")
 class SapiensForNormalEstimation(SapiensDensePredictor):
+    _task = "normal"
+
     @staticmethod
     def num_output_channels(config: SapiensConfig) -> int:
         return 3

@@ -3,10 +3,13 @@
 import json
 import logging
 import re
+import shutil
 
 import pytest
 import reference
+import safetensors.torch
 import torch
+from original_files import Spec, write_clean_pth
 from tiny import CLASS_NAMES, DENSE_TASKS, main_output, tiny_config, tiny_inputs, tiny_model, tiny_pixels
 from transformers import (
     AutoConfig,
@@ -33,6 +36,7 @@ from sapiens_hf import (
     SapiensForSemanticSegmentation,
     SapiensImageProcessor,
     SapiensModel,
+    load_original,
 )
 
 TASKS = ("encoder", "backbone", "pretraining", *DENSE_TASKS)
@@ -256,7 +260,8 @@ def test_a_pretraining_folder_loads_into_every_task(task, saved, log):
 
 
 def test_the_class_token_may_stay(saved):
-    model = SapiensForDepthEstimation.from_pretrained(saved("pretraining"))
+    size = tiny_model("pretraining").config.image_size
+    model = SapiensForDepthEstimation.from_pretrained(saved("pretraining"), use_cls_token=True, image_size=size)
     assert model.config.use_cls_token
     assert_same_weights(model.model, tiny_model("pretraining").model)
     assert model(tiny_pixels()).predicted_depth.shape[0] == 2
@@ -375,3 +380,82 @@ def test_a_folder_with_an_adapter_alone_loads_its_base_too(saved, tmp_path):
     assert not (tmp_path / "adapter" / "config.json").exists()
     again = SapiensForDepthEstimation.from_pretrained(tmp_path / "adapter")
     assert torch.equal(output_of(again, "depth"), output_of(model, "depth"))
+
+
+# ------------------------------------------------------------------------------------- encoders and damaged folders
+@pytest.mark.parametrize("task", ["pose", "segmentation", "depth", "normal"])
+def test_an_encoder_folder_makes_the_network_that_its_file_makes(task, tmp_path):
+    """Head, padding, labels and grid of the task, whether the encoder comes as Meta's file or as our folder."""
+    spec = Spec(task="encoder", image_size=(64, 64), padding=0)
+    file = write_clean_pth(tmp_path / "sapiens_clean.pth", spec)
+    known = {"num_attention_heads": spec.heads, "image_size": [64, 64]}
+    load_original(file, **known).save_pretrained(tmp_path / "folder")
+    model_class = getattr(sapiens_hf, CLASS_NAMES[task])
+    from_file = load_original(file, task=task, num_attention_heads=spec.heads, image_size=[64, 48])
+    from_folder = model_class.from_pretrained(tmp_path / "folder")
+    a, b = from_file.config, from_folder.config
+    fields = ["image_size", "use_cls_token", "patch_embeddings_padding", "deconv_out_channels", "deconv_kernel_sizes"]
+    for field in [*fields, "conv_out_channels", "conv_kernel_sizes", "head_dropout2d_prob", "num_labels"]:
+        assert getattr(a, field) == getattr(b, field), field
+    assert_same_weights(from_folder.model, from_file.model)
+
+
+def test_arguments_win_over_what_a_task_usually_needs(saved):
+    overrides = {"deconv_out_channels": [6, 5], "conv_out_channels": [7], "deconv_kernel_sizes": [4, 2]}
+    model = SapiensForPoseEstimation.from_pretrained(
+        saved("pretraining"), **overrides, conv_kernel_sizes=[1], num_labels=9, patch_embeddings_padding=1
+    )
+    assert model.config.deconv_out_channels == [6, 5] and model.config.deconv_kernel_sizes == [4, 2]
+    assert (model.config.num_labels, model.config.patch_embeddings_padding) == (9, 1)
+
+
+def damage(folder, tmp_path, change):
+    """A copy of a saved folder with other weights."""
+    copy_of = tmp_path / "damaged"
+    shutil.copytree(folder, copy_of)
+    weights = safetensors.torch.load_file(copy_of / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, copy_of / "model.safetensors", metadata={"format": "pt"})
+    return copy_of
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: w.pop("model.encoder.layers.1.mlp.fc1.weight"), "lack 1 tensors .*layers.1.mlp.fc1.weight"),
+        (lambda w: [w.pop(k) for k in list(w) if k.startswith("head.")], "lack .*head."),
+        (lambda w: w.update({"foo.bar": torch.zeros(2)}), "have 1 tensors .*foo.bar"),
+    ],
+)
+def test_weights_that_do_not_make_the_model_are_refused(change, message, saved, tmp_path):
+    folder = damage(saved("segmentation"), tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        SapiensForSemanticSegmentation.from_pretrained(folder)
+    SapiensForSemanticSegmentation.from_pretrained(folder, ignore_mismatched_sizes=True)
+
+
+def test_a_truncated_file_is_named(saved, tmp_path):
+    folder = damage(saved("segmentation"), tmp_path, lambda weights: None)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged.*complete"):
+        SapiensForSemanticSegmentation.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content, found", [([], "nothing"), (["weights.bin"], "only weights.bin")])
+def test_a_folder_without_a_config_says_what_is_missing(content, found, tmp_path):
+    for name in content:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(OSError, match=f"config.json is missing .*{found}"):
+        SapiensForDepthEstimation.from_pretrained(tmp_path)
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(OSError, match="no file or folder .*nowhere"):
+        SapiensForDepthEstimation.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("layers", [1, 5])
+def test_another_number_of_layers_is_refused(layers, saved):
+    with pytest.raises(ValueError, match="tensors"):
+        SapiensModel.from_pretrained(saved("encoder"), num_hidden_layers=layers)
