@@ -112,7 +112,7 @@ class SapiensLoadingMixin:
 
     @classmethod
     def _task_fields(cls, stored) -> dict[str, Any]:
-        """The task's fields where an encoder's config has defaults: those are segmentation's and mean nothing there."""
+        """The task's fields where an encoder's config has its defaults: those are segmentation's, by chance."""
         if cls._task is None:
             return {}
         plain, needs = cls.config_class(), dict(TASKS[cls._task])
