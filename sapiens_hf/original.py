@@ -49,6 +49,7 @@ from .original_sources import (
     is_original_source,
     released_checkpoints,
     released_file,
+    suggest_source,
 )
 
 logger = logging.get_logger(__name__)
@@ -66,6 +67,7 @@ __all__ = [
     "read_original",
     "released_checkpoints",
     "released_file",
+    "suggest_source",
     "to_original_state_dict",
 ]
 
@@ -361,8 +363,8 @@ def load_original(
 
     Raises:
         FileNotFoundError: No such file, folder content or repository; names what was expected where.
-        ValueError: A damaged or unsafe file, a file of another task or network, or something that only the caller
-            knows (attention heads of an unknown width, the image size of an unknown grid).
+        ValueError: No source, a damaged or unsafe file, a file of another task or network, or something that only the
+            caller knows (attention heads of an unknown width, the image size of an unknown grid).
         TypeError: An argument that is no field of `SapiensConfig`, or a field beside `config`.
         OSError: The Hub cannot be reached.
 

@@ -19,6 +19,9 @@ logger = logging.get_logger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors")
+# Under these owners, a name like that of a released repository is a slip of the pen, unless it ends as a conversion's.
+OWNERS = ("facebook", "noahcao")
+CONVERSIONS = ("-hf", "-onnx", "-transformers")
 # Arguments of `from_pretrained` that concern the download, not the network.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
@@ -39,23 +42,50 @@ def released_file(name: str) -> tuple[dict[str, Any] | None, bool]:
     return None, False
 
 
+def suggest_source(source: str | Path) -> str | None:
+    """The released repository that a mistyped id means: another case, a letter too many, no owner or a wrong one.
+
+    Args:
+        source: What a user gave as a repository id.
+
+    Returns:
+        Its id, or `None` if `source` is one already, is near none, or is one of Sapiens 2, which are other networks.
+    """
+    repos = {row["repo"].partition("/")[2]: row["repo"] for row in released_checkpoints()}
+    name = str(source).lower().rpartition("/")[2].replace("_", "-").replace("segmentation", "seg")
+    if str(source) in repos.values() or name.startswith("sapiens2"):
+        return None
+    near = difflib.get_close_matches(name, repos, n=1, cutoff=0.8)
+    return repos[near[0]] if near else None
+
+
 def is_original_source(source: Any) -> bool:
     """Whether `load_original` is the way to open `source`. Looks at names and at most one header; no network.
 
     True for a file in a format of the original, a folder that holds such a file and no `config.json` of transformers,
-    and the repository ids of the released checkpoints.
+    the repository ids of the released checkpoints, and what only `load_original` explains: an empty name, or a slip
+    in one of those ids.
 
     Args:
         source: What a user gave to `from_pretrained`.
     """
     if not isinstance(source, (str, Path)):
         return False
+    if not str(source).strip():
+        return True
     path = Path(source)
     if path.is_dir():
         return not (path / "config.json").exists() and bool(_original_files(path))
     if path.suffix in SUFFIXES:
         return not path.is_file() or _has_original_names(path)
-    return any(row["repo"] == str(source) for row in released_checkpoints())
+    return any(row["repo"] == str(source) for row in released_checkpoints()) or _is_slip(str(source))
+
+
+def _is_slip(source: str) -> bool:
+    """Whether an id that is not released can only be meant for one that is."""
+    owner, _, name = source.lower().partition("/")
+    is_owned = owner in OWNERS and name.startswith("sapiens-") and not name.endswith(CONVERSIONS)
+    return is_owned and suggest_source(source) is not None
 
 
 def _has_original_names(path: Path) -> bool:
@@ -111,8 +141,9 @@ def local_file(path: Path, filename: str | None) -> Path:
         hints.append(f"{row['repo']} on the Hub has it: load_original({row['repo']!r}) downloads {row['file']}.")
     known = [Path(r["file"]).name for r in released_checkpoints()]
     near = difflib.get_close_matches(path.name, [*siblings, *known], n=1)
-    if near and not row:
-        hints.append(f"Did you mean {near[0]!r}?")
+    meant = near[0] if near else suggest_source(path)
+    if meant and not row:
+        hints.append(f"Did you mean {meant!r}?")
     raise FileNotFoundError(" ".join([f"{path} does not exist.", *hints]))
 
 
@@ -134,11 +165,11 @@ def hub_file(repo: str, filename: str | None, revision: str | None, options: dic
     )
 
     rows = [row for row in released_checkpoints() if row["repo"] == repo]
+    meant = suggest_source(repo)
+    hint = f" Did you mean {meant!r}?" if meant else ""
     if filename is None:
         if len(rows) != 1:
-            near = difflib.get_close_matches(repo, {row["repo"] for row in released_checkpoints()}, n=1)
             files = f" Its released files are {[row['file'] for row in rows]}." if rows else ""
-            hint = f" Did you mean {near[0]!r}?" if near and not rows else ""
             raise ValueError(
                 f"{repo!r} is not a local file, and not a repository with one known file.{hint}{files} Pass filename=."
             )
@@ -160,7 +191,7 @@ def hub_file(repo: str, filename: str | None, revision: str | None, options: dic
             continue
         except RepositoryNotFoundError as error:
             raise FileNotFoundError(
-                f"There is no repository {repo} (or it is private): expected it to hold {filename}."
+                f"There is no repository {repo} (or it is private): expected it to hold {filename}.{hint}"
             ) from error
         except (HfHubHTTPError, OSError) as error:
             raise OSError(f"Cannot download {where}: {error}") from error
@@ -185,9 +216,14 @@ def find_original(source: str | Path, filename: str | None, revision: str | None
 
     Raises:
         FileNotFoundError: No such file, folder content or repository; names what was expected where.
-        ValueError: It is not known which of several files is meant.
+        ValueError: `source` is empty or no name at all, or it is not known which of several files is meant.
         OSError: The Hub cannot be reached.
     """
+    if not isinstance(source, (str, Path)) or not str(source).strip():
+        raise ValueError(
+            f"Expected a checkpoint file ({', '.join(SUFFIXES)}), a folder that holds one, or a repository id such as "
+            f"'facebook/sapiens-pose-1b'; got {source!r}."
+        )
     path = Path(source)
     if path.exists() or path.suffix in SUFFIXES or str(source).count("/") != 1:
         return local_file(path, filename)

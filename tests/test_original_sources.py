@@ -12,7 +12,7 @@ from original_files import NARROW
 
 import sapiens_hf
 from sapiens_hf import original_sources
-from sapiens_hf.original import is_original_source, load_original
+from sapiens_hf.original import is_original_source, load_original, suggest_source
 
 
 def test_is_original_source(tmp_path):
@@ -37,6 +37,52 @@ def test_is_original_source(tmp_path):
     assert not is_original_source("someone/sapiens-pose-1b")
     assert not is_original_source(None)
     assert not is_original_source({"a": 1})
+
+
+@pytest.mark.parametrize("source", [None, "", "  ", 3])
+def test_no_source(source, tmp_path, monkeypatch):
+    files.write_pth(tmp_path / "a.pth", NARROW["depth"])
+    monkeypatch.chdir(tmp_path)  # an empty name is not the working folder
+    with pytest.raises(
+        ValueError, match=r"Expected a checkpoint file .*'facebook/sapiens-pose-1b'; got " + repr(source)
+    ):
+        load_original(source)
+    if isinstance(source, str):
+        with pytest.raises(ValueError, match="Expected a checkpoint file"):
+            sapiens_hf.SapiensForDepthEstimation.from_pretrained(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "meant", "is_ours"),
+    [
+        ("facebook/sapiens-pose-1B", "facebook/sapiens-pose-1b", True),
+        ("Facebook/Sapiens-Pose-1b", "facebook/sapiens-pose-1b", True),
+        ("facebook/sapiens-dept-0.3b", "facebook/sapiens-depth-0.3b", True),
+        ("facebook/sapiens-segmentation-0.6b", "facebook/sapiens-seg-0.6b", True),
+        ("facebook/sapiens-normal-2b_torchscript", "facebook/sapiens-normal-2b-torchscript", True),
+        ("noahcao/sapiens-pose-coc", "noahcao/sapiens-pose-coco", True),
+        ("facebok/sapiens-pose-1b", "facebook/sapiens-pose-1b", False),
+        ("someone/sapiens-pose-1b", "facebook/sapiens-pose-1b", False),
+        ("sapiens-pose-1b", "facebook/sapiens-pose-1b", False),
+        ("facebook/sapiens-pose-1b-hf", "facebook/sapiens-pose-1b", False),  # could be a converted one
+        ("facebook/sapiens-pose-1b", None, True),
+        ("facebook/sapiens2-pose-1b", None, False),
+        ("facebook/sapiens-anything-else-at-all", None, False),
+        ("facebook/dinov2-base", None, False),
+    ],
+)
+def test_suggest_source(source, meant, is_ours):
+    assert suggest_source(source) == meant
+    assert is_original_source(source) is is_ours
+
+
+def test_slips_are_answered_with_the_released_name(tmp_path):
+    with pytest.raises(ValueError, match=r"sapiens-pose-1B'.*Did you mean 'facebook/sapiens-pose-1b'\?"):
+        sapiens_hf.SapiensForPoseEstimation.from_pretrained("facebook/sapiens-pose-1B")
+    with pytest.raises(
+        FileNotFoundError, match="sapiens-pose-1b does not exist. Did you mean 'facebook/sapiens-pose-1b'"
+    ):
+        load_original("sapiens-pose-1b")
 
 
 def test_folders(tmp_path):
@@ -154,6 +200,10 @@ def test_hub_errors(hub, tmp_path, monkeypatch):
         load_original("noahcao/sapiens-pose-coco")
     with pytest.raises(ValueError, match="Did you mean 'facebook/sapiens-pose-1b'"):
         load_original("facebok/sapiens-pose-1b")
+    with pytest.raises(
+        FileNotFoundError, match="no repository facebook/sapiens-pose-1B .*hold a.pth. Did you mean 'face"
+    ):
+        load_original("facebook/sapiens-pose-1B", filename="a.pth")
     with pytest.raises(OSError, match=r"Cannot reach the Hub for sapiens_1b.*of facebook/sapiens-seg-1b"):
         load_original("facebook/sapiens-seg-1b", local_files_only=True)
 
