@@ -79,8 +79,34 @@ TASK_CLASSES: dict[str, type[SapiensPreTrainedModel]] = {
     "depth": SapiensForDepthEstimation,
     "normal": SapiensForNormalEstimation,
 }
-# Arguments of `from_pretrained` about formats that are none of the original's.
-WITHOUT_MEANING = ("low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only")
+# Arguments of `from_pretrained` that change nothing here, whatever their value: reading is always lean and safe.
+WITHOUT_MEANING = (
+    "_fast_init",
+    "_from_auto",
+    "_from_pipeline",
+    "adapter_kwargs",
+    "code_revision",
+    "low_cpu_mem_usage",
+    "offload_buffers",
+    "offload_folder",
+    "offload_state_dict",
+    "resume_download",
+    "trust_remote_code",
+    "use_safetensors",
+    "weights_only",
+)
+# Those that work on a converted folder only; absent, off or empty, they are as if they were not there.
+FOR_FOLDERS = (
+    "device_mesh",
+    "gguf_file",
+    "key_mapping",
+    "max_memory",
+    "quantization_config",
+    "subfolder",
+    "tp_plan",
+    "tp_size",
+    "variant",
+)
 CLASS_TASKS = {cls.__name__: task for task, cls in TASK_CLASSES.items()} | {SapiensBackbone.__name__: "encoder"}
 
 
@@ -254,6 +280,30 @@ def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
     return found
 
 
+def _fields_only(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes the arguments that speak of folders of transformers out of those of `from_pretrained`.
+
+    Raises:
+        ValueError: One of them was to do something, which it cannot for a file of the original.
+    """
+    if arguments.get("ignore_mismatched_sizes"):
+        raise ValueError(
+            "ignore_mismatched_sizes=True does nothing for a file of the original, whose own shapes make the network. "
+            "For another number of labels pass num_labels= (or id2label=): only the last convolution is new then. For "
+            "another task, start from a pretraining checkpoint."
+        )
+    used = [name for name in FOR_FOLDERS if arguments.get(name)]
+    if used:
+        name = used[0]
+        instead = " Or name the file: filename=." if name in ("subfolder", "variant", "gguf_file") else ""
+        raise ValueError(
+            f"{name}={arguments[name]!r} needs a converted checkpoint: load_original(...).save_pretrained(folder), "
+            f"then from_pretrained(folder, {name}=...).{instead}"
+        )
+    ignored = {*WITHOUT_MEANING, *FOR_FOLDERS, "ignore_mismatched_sizes"}
+    return {name: value for name, value in arguments.items() if name not in ignored}
+
+
 def _check_alone(config: Any, overrides: Mapping[str, Any]) -> None:
     """A given configuration is a whole one, and the only one."""
     if getattr(config, "model_type", None) != SapiensConfig.model_type:
@@ -374,7 +424,7 @@ def load_original(
         >>> model.save_pretrained("sapiens-pose-1b")  # doctest: +SKIP
     """
     options = {name: config_overrides.pop(name) for name in HUB_OPTIONS if name in config_overrides}
-    config_overrides = {name: value for name, value in config_overrides.items() if name not in WITHOUT_MEANING}
+    config_overrides = _fields_only(config_overrides)
     dtype = _float_type(config_overrides.pop("torch_dtype", None) if dtype is None else dtype)
     check_overrides(config_overrides)
     if config is not None:

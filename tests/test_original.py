@@ -475,6 +475,24 @@ def test_arguments(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_arguments_about_folders(tmp_path, caplog):
+    path = files.write_pth(tmp_path / "a.pth", NARROW["pose"])
+    load = sapiens_hf.SapiensForPoseEstimation.from_pretrained
+    with pytest.raises(ValueError, match=r"ignore_mismatched_sizes=True does nothing .*pass num_labels="):
+        load(path, ignore_mismatched_sizes=True, num_labels=5)
+    safe = dict(use_safetensors=True, weights_only=False, trust_remote_code=True, low_cpu_mem_usage=False)
+    off = dict.fromkeys(original.FOR_FOLDERS) | dict(subfolder="", ignore_mismatched_sizes=False)
+    config = load(path, **safe, **off).config
+    assert not caplog.records
+    assert not {*safe, *off} & vars(config).keys()
+    assert load(path, **safe, config=config).config.num_labels == 17  # none of them is a field beside config=
+    for name, value in (("tp_plan", "auto"), ("quantization_config", {"load_in_4bit": True})):
+        with pytest.raises(ValueError, match=rf"{name}=.*needs a converted checkpoint.*folder, {name}=\.\.\.\)\.$"):
+            load(path, **{name: value})
+    with pytest.raises(ValueError, match=r"subfolder='weights' needs .*Or name the file: filename="):
+        load(path, subfolder="weights")
+
+
 def test_a_given_configuration_must_fit(tmp_path):
     spec = NARROW["pose"]
     path = files.write_pth(tmp_path / "a.pth", spec)
