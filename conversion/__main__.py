@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -156,6 +157,27 @@ def _run_publish(arguments: argparse.Namespace) -> int:
 VERBS = (_add_convert, _add_verify, _add_list, _add_onnx, _add_publish)
 
 
+def _as_options(message: str, parser: argparse.ArgumentParser) -> str:
+    """An error of the library with its keyword arguments spelt as the options of the verb, where it has them.
+
+    `num_attention_heads=` becomes `--num-attention-heads`, `overwrite=True` becomes `--overwrite`, and
+    `image_size=[height, width]` becomes `--image-size HEIGHT WIDTH`.
+    """
+    options = set(re.findall(r"--[\w-]+", parser.format_usage()))
+
+    def spell(match: re.Match[str]) -> str:
+        option, value = f"--{match[1].replace('_', '-')}", match[2]
+        if option not in options:
+            return match[0]
+        if value in (None, "True"):
+            return option
+        is_list = value.startswith("[")
+        return f"{option} " + (value.strip("[]").replace(",", "").upper() if is_list else value.strip("'"))
+
+    # A space or a bracket comes first, so that a path such as data/task=3 stays as it is.
+    return re.sub(r"(?<=[\s(])(\w+)=(True\b|\[[^\]]*\]|'[^']*'|\d+)?", spell, message)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; errors that a user can mend are printed without a traceback.
 
@@ -163,14 +185,14 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if a comparison fails, 2 for an error.
     """
     parser = argparse.ArgumentParser(prog="python -m conversion", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="verb")
+    verbs = parser.add_subparsers(required=True, metavar="verb", dest="verb")
     for add_verb in VERBS:
         add_verb(verbs)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
     except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_as_options(str(error), verbs.choices[arguments.verb])}", file=sys.stderr)
         return 2
 
 

@@ -286,11 +286,11 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.count("equal") == 3
     assert main(["verify", str(path), *given, "--patch-embeddings-padding", "2"]) == 0
     assert main(["convert", str(path), "--output", out, *given]) == 2
-    assert "overwrite" in capsys.readouterr().err
+    assert "pass --overwrite, or another output" in capsys.readouterr().err
     assert main(["convert", str(path), "--output", out, *given, "--overwrite", "--license", "mit"]) == 0
     assert check_repository(out)["license"] == "mit"
     assert main(["convert", str(path), "--output", str(tmp_path / "other")]) == 2
-    assert "num_attention_heads=" in capsys.readouterr().err
+    assert "Pass --num-attention-heads (a divisor of 40)" in capsys.readouterr().err
     assert main(["list", "--task", "depth", "--size", "0.3b"]) == 0
     assert capsys.readouterr().out.count("facebook/sapiens-depth-0.3b") == 3
     weights = load_file(tmp_path / "out" / "model.safetensors")
@@ -298,3 +298,27 @@ def test_command_line(tmp_path, capsys):
     save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
     assert main(["verify", out, "--source", str(path)]) == 1
     assert "DIFFERENT" in capsys.readouterr().out
+
+
+def test_errors_of_the_command_line_name_its_options(tmp_path, capsys):
+    def error(*arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        return capsys.readouterr().err
+
+    folder = tmp_path / "overwrite=True"  # a name is not an argument
+    folder.mkdir()
+    spec = NARROW["pose"]
+    path = files.write_pth(folder / "a.pth", spec, config=False)
+    to = ["--output", tmp_path / "out"]
+    heads = ["--num-attention-heads", spec.heads]
+    assert "Pass --image-size HEIGHT WIDTH of the training" in error("convert", path, *to, *heads)
+    message = error("convert", path, *to, *heads, "--image-size", 64, 48)
+    assert "and --image-size 64 48 would need another number" in message
+    assert "overwrite=True" in message.partition("/a.pth")[0]
+    told = files.write_pth(tmp_path / "told.pth", spec)
+    assert "not 4: leave --num-attention-heads out" in error("convert", told, *to, "--num-attention-heads", 4)
+    assert "or --task pose; to train" in error("convert", told, *to, "--task", "depth")
+    files.write_pth(folder / "b.pth", spec)
+    assert "choose one with --filename: ['a.pth', 'b.pth']" in error("convert", folder, *to)
+    convert(told, tmp_path / "out")
+    assert "pass --source, the checkpoint" in error("verify", tmp_path / "out")
