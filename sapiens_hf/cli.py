@@ -61,12 +61,14 @@ def _add_predict(verbs) -> None:
     verb.add_argument(
         "--backend", default="torch", choices=("torch", "onnxruntime"), help="onnxruntime: an exported folder"
     )
-    verb.add_argument("--batch-size", type=int, default=1, help="images, or person crops, per forward pass")
+    verb.add_argument("--batch-size", type=_at_least_one, default=1, help="images, or person crops, per forward pass")
     verb.add_argument(
         "--resize", default="two_step", choices=("two_step", "direct"), help="two_step is the original's"
     )
     verb.add_argument(
-        "--boxes", metavar="FILE", help='person boxes: {"name.jpg": [[x, y, width, height], ...]} or COCO'
+        "--boxes",
+        metavar="FILE",
+        help='person boxes: {"name.jpg": [[x, y, width, height], ...]} or COCO; names may be paths below an input',
     )
     verb.add_argument("--detector", help='transformers object-detection model that finds people, or "default"')
     verb.add_argument("--threshold", type=float, help="leave out keypoints whose score is not above it")
@@ -75,27 +77,41 @@ def _add_predict(verbs) -> None:
     verb.set_defaults(run=_predict)
 
 
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _predict(options: argparse.Namespace) -> int:
+    import torch
     from tqdm.auto import tqdm
 
     from . import prediction
 
     start = time.perf_counter()
+    prediction.find_device(options.device)  # before a model is loaded
+    boxes = prediction.read_boxes(options.boxes) if options.boxes else None
     pose = {"detector": options.detector, "threshold": options.threshold, "flip_test": options.flip_test or None}
     predictor = _make_predictor(
         options.model, options.task, options, **{k: v for k, v in pose.items() if v is not None}
     )
+    prediction.check_task_options(predictor.task, boxes=options.boxes, mask_model=options.mask_model)
     mask_predictor = _make_predictor(options.mask_model, "segmentation", options) if options.mask_model else None
     loading = time.perf_counter() - start
-    report = prediction.predict_folder(
-        predictor,
-        options.inputs,
-        options.output,
-        prediction.read_boxes(options.boxes) if options.boxes else None,
-        mask_predictor,
-        options.overwrite,
-        lambda results, total: tqdm(results, total=total, unit="image", desc=predictor.task),
-    )
+    try:
+        report = prediction.predict_folder(
+            predictor,
+            options.inputs,
+            options.output,
+            boxes,
+            mask_predictor,
+            options.overwrite,
+            lambda results, total: tqdm(results, total=total, unit="image", desc=predictor.task),
+        )
+    except torch.OutOfMemoryError as error:
+        smaller = f"--batch-size below {options.batch_size} or " if options.batch_size > 1 else ""
+        raise ValueError(f"the device's memory is full: try {smaller}--dtype bfloat16. ({error})") from error
     done = report.num_images - len(report.failed)
     print(
         f"{done} of {report.num_images} images, {len(report.written)} files in {options.output}; "

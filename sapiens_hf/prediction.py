@@ -18,9 +18,11 @@ One image that cannot be read never stops the others; nothing that exists is ove
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,12 @@ OUTPUTS = {
     "segmentation": (".segmentation.png", ".labels.png", ".segmentation.json"),
     "depth": (".depth.png", ".depth.npy", ".depth16.png", ".depth.json"),
     "normal": (".normal.png", ".normal.npy"),
+}
+# Options that only some tasks have.
+OPTION_TASKS = {
+    **dict.fromkeys(("boxes", "detector", "detector_threshold", "threshold", "flip_test"), ("pose",)),
+    **dict.fromkeys(("keypoint_indices", "flip_pairs"), ("pose",)),
+    "mask_model": ("depth", "normal"),
 }
 
 
@@ -88,6 +96,42 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """The torch device of that name, or the best one at hand.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    name = name or default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch has no one error for it
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"The device {name!r} cannot be used here ({reason}). Expected cpu, cuda, cuda:1 or mps; the best one at "
+            f"hand is {default_device()}."
+        ) from error
+    return device
+
+
+def check_task_options(task: str, **options: Any) -> None:
+    """Refuse options that the task does not have: they would silently do nothing.
+
+    Args:
+        task: task of the model.
+        **options: names of `OPTION_TASKS` and their values; None and False count as not given.
+
+    Raises:
+        ValueError: naming the options and their tasks.
+    """
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    wrong = [name for name in given if task not in OPTION_TASKS[name]]
+    if wrong:
+        needs = "; ".join(f"{name} is for {' and '.join(OPTION_TASKS[name])}" for name in wrong)
+        raise ValueError(f"{needs}, but the task of the model is {task}. Leave it out, or choose another model.")
 
 
 def load_model(
@@ -130,9 +174,17 @@ def load_model(
     stored = (config.architectures or ["unknown"])[0]
     by_class = {name: task_name for task_name, name in TASK_CLASSES.items()}
     task = task or by_class.get(stored)
-    if task is None or stored not in (TASK_CLASSES[task], "unknown"):
-        fits = f"--task {by_class[stored]}" if stored in by_class else f"sapiens_hf.{stored}.from_pretrained"
-        raise ValueError(f"{source} holds {stored}, which does not fit the task {task!r}. Use {fits}.")
+    if stored not in (*by_class, "unknown"):
+        raise ValueError(
+            f"{source} holds {stored}, which has no task to predict (expected a model for "
+            f"{', '.join(TASK_CLASSES)}). Load it with sapiens_hf.{stored}.from_pretrained."
+        )
+    if task is None:
+        raise ValueError(f"config.json of {source} names no architecture: say which task it is, --task TASK.")
+    if stored not in (TASK_CLASSES[task], "unknown"):
+        raise ValueError(
+            f"{source} holds {stored}, which does not fit the task {task!r}. Use --task {by_class[stored]}."
+        )
     processor = AutoImageProcessor.from_pretrained(source)
     if backend == "onnxruntime":
         from .onnxruntime_backend import SapiensOnnxModel
@@ -155,6 +207,8 @@ def describe_model(source: str) -> dict[str, Any]:
         from transformers import AutoConfig
 
         config, file_format = AutoConfig.from_pretrained(source), "transformers"
+        if config.model_type != "sapiens":
+            raise ValueError(f"{source} is a {config.model_type!r} model, not Sapiens.")
         model_class = getattr(sapiens_hf, (config.architectures or ["SapiensModel"])[0])
     with torch.device("meta"):  # shapes only
         model = model_class(config)
@@ -178,51 +232,149 @@ def describe_model(source: str) -> dict[str, Any]:
     }
 
 
-def find_images(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
+def find_images(inputs: Sequence[str | Path], exclude: str | Path | None = None) -> list[tuple[Path, Path]]:
     """Image files among `inputs`, folders searched recursively, each with the relative path of its outputs.
+
+    The outputs of a folder keep its inner folders. Where two inputs hold files of the same name, the names of these
+    inputs' folders come first: `A/x.jpg` and `B/x.jpg` give `A/x` and `B/x`.
+
+    Args:
+        inputs: files and folders.
+        exclude: folder that is not searched when it lies inside an input, such as that of earlier results.
 
     Raises:
         FileNotFoundError: if an input does not exist.
-        ValueError: if there is no image.
+        ValueError: if there is no image, or two images would still write the same files.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, tuple[Path, Path, Path]] = {}  # real path -> path, relative path, folder it was found by
     for entry in map(Path, inputs):
         if entry.is_dir():
-            files = sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            found.update((path, path.relative_to(entry)) for path in files)
+            folder = entry.resolve()
+            skipped = folder if exclude is None else Path(exclude).resolve()
+            skips = skipped != folder and skipped.is_relative_to(folder)
+            for path in sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
+                relative = path.relative_to(entry)
+                if not (skips and (folder / relative).is_relative_to(skipped)):
+                    found[path.parent.resolve() / path.name] = path, relative, folder
         elif entry.exists():
-            found.setdefault(entry, Path(entry.name))
+            folder = entry.parent.resolve()
+            found.setdefault(folder / entry.name, (entry, Path(entry.name), folder))
         else:
             raise FileNotFoundError(f"There is no file or folder {entry}.")
     if not found:
         raise ValueError(
             f"No image in {', '.join(map(str, inputs))} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})."
         )
+    files = list(found.values())
+    uses = Counter(relative for _, relative, _ in files)
+    doubtful = {folder for _, relative, folder in files if uses[relative] > 1}
+    named = [(path, folder.name / relative if folder in doubtful else relative) for path, relative, folder in files]
     # a.jpg and a.png would write the same files: such names keep their suffix
-    stems = [relative.with_suffix("") for relative in found.values()]
-    return [
-        (path, stem if stems.count(stem) == 1 else relative) for (path, relative), stem in zip(found.items(), stems)
-    ]
+    stems = Counter(relative.with_suffix("") for _, relative in named)
+    results: dict[Path, Path] = {}  # relative path of the outputs -> image
+    for path, relative in named:
+        stem = relative.with_suffix("")
+        output = stem if stems[stem] == 1 else relative
+        if output in results:
+            raise ValueError(
+                f"{results[output]} and {path} would write the same files, {output}.*. Rename one of them or its "
+                "folder, or predict them apart with another --output."
+            )
+        results[output] = path
+    return [(path, output) for output, path in results.items()]
 
 
-def read_boxes(path: str | Path) -> dict[str, list[list[float]]]:
+class CocoBoxes(dict[str, list]):
+    """Boxes by file name of a whole data set: unlike in boxes made for a run, images that are no inputs are fine."""
+
+
+def read_boxes(path: str | Path) -> dict[str, list]:
     """COCO boxes by file name, from `{"name.jpg": [[x, y, width, height], ...]}` or a COCO annotation file.
 
+    Of a COCO file with a category "person", only that counts.
+
     Raises:
-        ValueError: if the file is neither.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is neither, or an entry is wrong; names file and entry.
     """
-    content = json.loads(Path(path).read_text())
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path} with boxes.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-        names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-        boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
-        for annotation in content["annotations"]:
-            boxes[names[annotation["image_id"]]].append(annotation["bbox"])
-        return boxes
+        return _read_coco_boxes(content, path)
     if isinstance(content, dict) and all(isinstance(value, list) for value in content.values()):
         return content
     raise ValueError(
         f'{path} holds neither {{"name.jpg": [[x, y, width, height], ...]}} nor COCO\'s images and annotations.'
     )
+
+
+def _read_coco_boxes(content: dict[str, Any], path: Path) -> CocoBoxes:
+    def entries(kind: str, *needed: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for index, entry in enumerate(content.get(kind, [])):
+            missing = [name for name in needed if not isinstance(entry, dict) or name not in entry]
+            if missing:
+                raise ValueError(f"{path}: {kind}[{index}] has no {' and no '.join(missing)}: {entry!r}.")
+            yield f"{path}: {kind}[{index}]", entry
+
+    names = {image["id"]: str(image["file_name"]) for _, image in entries("images", "id", "file_name")}
+    people = {category["id"] for _, category in entries("categories", "id") if category.get("name") == "person"}
+    boxes = CocoBoxes({name: [] for name in names.values()})
+    for where, annotation in entries("annotations", "image_id", "bbox"):
+        if annotation["image_id"] not in names:
+            raise ValueError(f"{where} is of image_id {annotation['image_id']!r}, which is not among the images.")
+        if not people or annotation.get("category_id", min(people)) in people:
+            boxes[names[annotation["image_id"]]].append(annotation["bbox"])
+    return boxes
+
+
+def match_boxes(boxes: Mapping[str, list], files: Sequence[tuple[Path, Path]]) -> dict[Path, list]:
+    """The boxes of each image that has an entry.
+
+    An entry names an image by its path, by its path below the input folder or, if that is none, by its base name.
+
+    Args:
+        boxes: COCO boxes by name.
+        files: (image path, relative output path) pairs, as of `find_images`.
+
+    Raises:
+        ValueError: if an entry names no image (for `CocoBoxes`: if none does) or several, or two entries name one
+            image.
+    """
+    by_path = {path.as_posix(): path for path, _ in files}
+    by_path |= {(relative.parent / path.name).as_posix(): path for path, relative in files}
+    by_name: dict[str, list[Path]] = {}
+    for path, _ in files:
+        by_name.setdefault(path.name, []).append(path)
+    matched: dict[Path, str] = {}
+    unknown = []
+    for exact in (True, False):
+        for key in boxes:
+            name = Path(key).as_posix()
+            if (name in by_path) is not exact:
+                continue
+            fits = [by_path[name]] if exact else by_name.get(Path(key).name, [])
+            if len(fits) > 1:
+                raise ValueError(
+                    f"boxes: the entry {key!r} fits {len(fits)} images, {', '.join(map(str, fits[:3]))}. Name them by "
+                    "their path below the input folder."
+                )
+            if fits and fits[0] in matched:
+                raise ValueError(f"boxes: the entries {matched[fits[0]]!r} and {key!r} both name {fits[0]}.")
+            if fits:
+                matched[fits[0]] = key
+            else:
+                unknown.append(key)
+    if unknown and not (isinstance(boxes, CocoBoxes) and matched):
+        near = difflib.get_close_matches(unknown[0], [*by_path, *by_name], n=3)
+        more = f" (and {len(unknown) - 1} more entries)" if len(unknown) > 1 else ""
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"they are {', '.join([*by_name][:3])}."
+        raise ValueError(f"boxes: the entry {unknown[0]!r}{more} names none of the {len(files)} input images; {hint}")
+    return {path: boxes[key] for path, key in matched.items()}
 
 
 class Predictor:
@@ -235,6 +387,9 @@ class Predictor:
         batch_size: images, or person crops, per forward pass.
         resize: "two_step" (as the original) or "direct", for the three dense tasks.
         **pose_options: arguments of the keypoint-detection pipeline (`detector`, `threshold`, `flip_test`, ...).
+
+    Raises:
+        ValueError: if the device cannot be used, the batch size is below 1, or the task has no such option.
     """
 
     def __init__(
@@ -248,7 +403,10 @@ class Predictor:
     ):
         architecture = getattr(model, "architecture", type(model).__name__)  # an ONNX model says which class it was
         self.task = {name: task for task, name in TASK_CLASSES.items()}[architecture]
-        self.model = model.to(device or default_device()) if isinstance(model, torch.nn.Module) else model
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+        check_task_options(self.task, **pose_options)
+        self.model = model.to(find_device(device)) if isinstance(model, torch.nn.Module) else model
         self.processor = processor
         self.batch_size = batch_size
         self.resize = resize
@@ -284,7 +442,7 @@ class Predictor:
 def predict_files(
     predictor: Predictor,
     files: Iterable[tuple[Path, Path]],
-    boxes: dict[str, list] | None = None,
+    boxes: Mapping[str, list] | None = None,
     mask_predictor: Predictor | None = None,
     on_error: Callable[[Path, str], None] | None = None,
 ) -> Iterator[tuple[Path, Result]]:
@@ -293,14 +451,20 @@ def predict_files(
     Args:
         predictor: the model.
         files: (image path, relative output path) pairs, as of `find_images`.
-        boxes: COCO boxes by file name; images without an entry have no people.
+        boxes: COCO boxes by file name, see `match_boxes`; images without an entry have no people.
         mask_predictor: a segmentation model whose background is masked in depth and normals.
         on_error: called with path and reason for each image that cannot be used; without it the error is raised.
+
+    Raises:
+        ValueError: if the task takes no boxes or masks, or an entry of `boxes` names no image.
     """
+    check_task_options(predictor.task, boxes=boxes is not None, mask_model=mask_predictor is not None)
+    files = list(files)
+    boxes_of = {} if boxes is None else match_boxes(boxes, files)
 
     def finish(batch):
         images = [levels for _, _, levels in batch]
-        batch_boxes = None if boxes is None else [boxes.get(path.name, []) for path, _, _ in batch]
+        batch_boxes = None if boxes is None else [boxes_of.get(path, []) for path, _, _ in batch]
         results = predictor(images, batch_boxes) if batch_boxes is not None else predictor(images)
         masks = [None] * len(batch) if mask_predictor is None else [m > 0 for m in mask_predictor(images)]
         for (path, relative, levels), data, mask in zip(batch, results, masks):
@@ -310,15 +474,15 @@ def predict_files(
     for path, relative in files:
         try:
             levels = read_image(path, str(path), expects_levels=False)
-            if boxes is not None and path.name in boxes:
+            if path in boxes_of:
                 from .heatmaps_sapiens import validate_boxes
 
                 height, width = levels.shape[-2:]
-                validate_boxes([boxes[path.name]], 1, [(height, width)])
+                validate_boxes([boxes_of[path]], 1, [(height, width)])
         except ValueError as error:
             if on_error is None:
                 raise
-            on_error(path, str(error))
+            on_error(path, _without_path(str(error), path))
             continue
         batch.append((path, relative, levels))
         if len(batch) == predictor.batch_size:
@@ -326,6 +490,13 @@ def predict_files(
             batch = []
     if batch:
         yield from finish(batch)
+
+
+def _without_path(reason: str, path: Path) -> str:
+    """A reason to print after the path: where it names the image, by read_image or PIL, the path goes."""
+    quoted = repr(str(path))
+    reason = reason.removeprefix(str(path)).lstrip(": ").removeprefix(quoted).lstrip()
+    return reason.replace(f" {quoted}", "")
 
 
 def check_free(output: Path, task: str, relatives: Iterable[Path], overwrite: bool) -> None:
@@ -410,7 +581,7 @@ def predict_folder(
     predictor: Predictor,
     inputs: Sequence[str | Path],
     output: str | Path,
-    boxes: dict[str, list] | None = None,
+    boxes: Mapping[str, list] | None = None,
     mask_predictor: Predictor | None = None,
     overwrite: bool = False,
     progress: Callable[[Iterable, int], Iterable] | None = None,
@@ -420,18 +591,18 @@ def predict_folder(
     Args:
         predictor: the model.
         inputs: files and folders.
-        output: folder to write to; the folders of the inputs are kept below it.
-        boxes: COCO boxes by file name, for pose.
+        output: folder to write to; the folders inside the inputs are kept below it. It is not searched for images.
+        boxes: COCO boxes by file name, for pose; see `match_boxes`.
         mask_predictor: segmentation model that masks the background of depth and normals.
         overwrite: replace files that exist.
         progress: wraps the iterable of results, given their number, e.g. a progress bar.
 
     Raises:
         FileExistsError: if a file would be replaced.
-        ValueError: if there is no image.
+        ValueError: if there is no image, or an option or an entry of `boxes` does not fit.
     """
     start, output, report = time.perf_counter(), Path(output), Report()
-    files = find_images(inputs)
+    files = find_images(inputs, exclude=output)
     check_free(output, predictor.task, (relative for _, relative in files), overwrite)
     report.num_images = len(files)
 

@@ -1,12 +1,14 @@
 """Prediction on files and the command line, with tiny models on small pictures that are never square."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from original_files import Spec, write_pth
 from PIL import Image
+from transformers import YolosConfig
 
 from sapiens_hf import (
     SapiensConfig,
@@ -156,7 +158,11 @@ def test_an_unreadable_image_is_reported_and_the_rest_go_on(models, photos, tmp_
     (photos / "broken.jpg").write_bytes(b"no image")
     assert run("predict", photos, "--model", models["depth"], "--output", tmp_path / "out") == 1
     printed = capsys.readouterr()
-    assert "3 of 4 images" in printed.out and "broken.jpg" in printed.err
+    assert "3 of 4 images" in printed.out
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("failed: ")]
+    assert (
+        line.startswith(f"failed: {photos / 'broken.jpg'}: cannot be read as an image (") and line.count("broken") == 1
+    )
     assert len(list((tmp_path / "out").rglob("*.depth.npy"))) == 3
 
 
@@ -183,6 +189,49 @@ def test_names_that_collide_keep_their_suffix(photos):
     assert relatives == {"a.png", "a.jpg", "inner/b", "c"}
 
 
+@pytest.fixture
+def two_folders(tmp_path):
+    """A/x.jpg, A/y.jpg and B/x.jpg."""
+    folders = tmp_path / "A", tmp_path / "B"
+    for folder, names, size in zip(folders, (("x.jpg", "y.jpg"), ("x.jpg",)), ((60, 40), (50, 70))):
+        folder.mkdir()
+        for name in names:
+            Image.new("RGB", size, (90, 60, 30)).save(folder / name)
+    return folders
+
+
+def test_inputs_with_the_same_names_do_not_overwrite_each_other(models, two_folders, tmp_path):
+    assert run("predict", *two_folders, "--model", models["depth"], "--output", tmp_path / "out") == 0
+    shapes = {name: np.load(tmp_path / "out" / f"{name}.depth.npy").shape for name in ("A/x", "A/y", "B/x")}
+    assert shapes == {"A/x": (40, 60), "A/y": (40, 60), "B/x": (70, 50)}
+    files = prediction.find_images([folder / "x.jpg" for folder in two_folders])
+    assert [str(relative) for _, relative in files] == ["A/x", "B/x"]
+
+
+def test_one_image_by_two_names_of_its_folder_counts_once(two_folders):
+    first = two_folders[0]
+    files = prediction.find_images([first / "x.jpg", first, first.parent / "B" / ".." / "A"])
+    assert [str(relative) for _, relative in files] == ["x", "y"]
+
+
+def test_names_that_collide_in_spite_of_their_folders_are_refused(two_folders, tmp_path):
+    (tmp_path / "C").mkdir()
+    again = two_folders[0].rename(tmp_path / "C" / "A")
+    two_folders[0].mkdir()
+    Image.new("RGB", (30, 20)).save(two_folders[0] / "x.jpg")
+    with pytest.raises(ValueError, match=r"A/x\.jpg and .*C/A/x\.jpg would write the same files, A/x"):
+        prediction.find_images([two_folders[0], again])
+
+
+def test_results_inside_an_input_folder_are_no_inputs(models, photos, capsys):
+    arguments = ("predict", photos, "--model", models["normal"], "--output", photos / "results", "--overwrite")
+    for _ in range(2):
+        assert run(*arguments) == 0
+        assert "3 of 3 images" in capsys.readouterr().out
+    results = prediction.find_images([photos / "results"], exclude=photos / "results")
+    assert len(results) == 3  # an input that is asked for is searched
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -206,7 +255,18 @@ def test_a_model_without_a_task_head_is_refused(models, photos, tmp_path, capsys
     config = SapiensConfig.from_pretrained(models["depth"])
     SapiensModel(config).save_pretrained(tmp_path / "encoder")
     assert run("predict", photos, "--model", tmp_path / "encoder", "--output", tmp_path) == 2
-    assert "SapiensModel" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "holds SapiensModel, which has no task to predict" in printed and "None" not in printed
+
+
+def test_a_model_that_does_not_say_its_task(models, photos, tmp_path, capsys):
+    shutil.copytree(models["depth"], tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    arguments = ("predict", photos, "--model", tmp_path / "model", "--output", tmp_path / "out")
+    assert run(*arguments) == 2 and "names no architecture" in capsys.readouterr().err
+    assert run(*arguments, "--task", "depth") == 0
 
 
 def test_labels_of_ones_own_are_drawn(photos, tmp_path):
@@ -216,11 +276,149 @@ def test_labels_of_ones_own_are_drawn(photos, tmp_path):
         assert Image.open(tmp_path / f"a.{task}.png").width >= 90
 
 
-def test_boxes_file_of_another_form(tmp_path):
+COCO = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [{"image_id": 7, "bbox": BOXES[0]}]}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2], "boxes.json holds neither"),
+        ({"a.png": "person"}, "boxes.json holds neither"),
+        (
+            {**COCO, "annotations": [{"image_id": 7, "bbox": BOXES[0]}, {"image_id": 8, "bbox": BOXES[0]}]},
+            "image_id 8",
+        ),
+        ({**COCO, "annotations": [{"image_id": 7}]}, r"boxes.json: annotations\[0\] has no bbox"),
+        ({**COCO, "annotations": [3]}, r"annotations\[0\] has no image_id and no bbox: 3"),
+        ({**COCO, "images": [{"id": 7}]}, r"images\[0\] has no file_name"),
+    ],
+)
+def test_boxes_file_of_another_form(content, message, tmp_path):
     path = tmp_path / "boxes.json"
-    path.write_text("[1, 2]")
-    with pytest.raises(ValueError, match="neither"):
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
         prediction.read_boxes(path)
+
+
+def test_boxes_file_that_is_no_json_or_missing(tmp_path):
+    (tmp_path / "boxes.json").write_text("a.png 1 2 3 4")
+    with pytest.raises(ValueError, match="boxes.json is not valid JSON"):
+        prediction.read_boxes(tmp_path / "boxes.json")
+    with pytest.raises(FileNotFoundError, match="none.json"):
+        prediction.read_boxes(tmp_path / "none.json")
+
+
+def test_other_categories_in_a_coco_file_are_no_people(tmp_path):
+    annotations = [{"image_id": 7, "bbox": box, "category_id": kind} for box, kind in zip(BOXES, (2, 1))]
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    (tmp_path / "coco.json").write_text(json.dumps({**COCO, "annotations": annotations, "categories": categories}))
+    assert prediction.read_boxes(tmp_path / "coco.json") == {"a.png": BOXES[1:]}
+
+
+def test_boxes_by_path_and_by_base_name(photos):
+    Image.new("RGB", (40, 30)).save(photos / "inner" / "a.png")
+    files = prediction.find_images([photos])
+    boxes = {"a.png": [1], "inner/a.png": [2], "b.jpg": [3], str(photos / "c.png"): [4]}
+    matched = prediction.match_boxes(boxes, files)
+    assert {path.relative_to(photos).as_posix(): box for path, box in matched.items()} == {
+        "a.png": [1], "inner/a.png": [2], "inner/b.jpg": [3], "c.png": [4]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "boxes, message",
+    [
+        ({"x.jpg": [], "A/y.jpg": []}, r"'x\.jpg' fits 2 images, .*A/x\.jpg, .*B/x\.jpg"),
+        ({"A/y.jpg": [], "y.jpg": []}, r"entries 'A/y\.jpg' and 'y\.jpg' both name .*A/y\.jpg"),
+        (
+            {"A/x.jpg": [], "A/z.jpg": []},
+            r"'A/z\.jpg' names none of the 3 input images; did you mean 'A/[xy]\.jpg' or",
+        ),
+        (
+            {"B/x.jpg": [], "someone": [], "noone": []},
+            r"'someone' \(and 1 more entries\) names none .* they are x\.jpg, y",
+        ),
+        (prediction.CocoBoxes({"q.jpg": []}), "'q.jpg' names none"),
+    ],
+)
+def test_boxes_that_fit_no_image_or_several(boxes, message, two_folders):
+    with pytest.raises(ValueError, match=message):
+        prediction.match_boxes(boxes, prediction.find_images(two_folders))
+
+
+def test_a_coco_file_may_hold_more_images_than_the_inputs(two_folders):
+    boxes = prediction.CocoBoxes({"A/x.jpg": BOXES, "other/q.jpg": []})
+    assert list(prediction.match_boxes(boxes, prediction.find_images(two_folders)).values()) == [BOXES]
+
+
+# -------------------------------------------------------------------------------------------- options that do not fit
+@pytest.mark.parametrize("device", ["cuda:63", "gpu"])
+def test_a_device_that_is_not_there_is_named(device, models, photos, tmp_path, capsys):
+    arguments = ("predict", photos, "--model", models["depth"], "--output", tmp_path, "--device", device)
+    assert run(*arguments) == 2
+    assert f"The device '{device}' cannot be used here" in capsys.readouterr().err
+    assert run(*arguments[:-1], "cpu") == 0
+
+
+@pytest.mark.parametrize("number", ["0", "-2", "many"])
+def test_a_batch_size_below_one_is_refused(number, models, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("predict", photos, "--model", models["depth"], "--output", tmp_path, "--batch-size", number)
+    assert stop.value.code == 2 and "--batch-size: expected a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_predictor_refuses_a_batch_size_below_one(models):
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        prediction.Predictor(*prediction.load_model(str(models["depth"])), "cpu", batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "task, arguments, message",
+    [
+        ("depth", ["--boxes", "{boxes}"], "boxes is for pose"),
+        ("normal", ["--detector", "default"], "detector is for pose"),
+        ("segmentation", ["--flip-test"], "flip_test is for pose"),
+        ("depth", ["--threshold", "0"], "threshold is for pose"),
+        ("pose", ["--mask-model", "{mask}"], "mask_model is for depth and normal"),
+        ("segmentation", ["--mask-model", "{mask}"], "mask_model is for depth and normal"),
+    ],
+)
+def test_options_of_another_task_are_refused(task, arguments, message, models, photos, tmp_path, capsys):
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.png": BOXES}))
+    filled = [a.format(boxes=tmp_path / "boxes.json", mask=models["segmentation"]) for a in arguments]
+    assert run("predict", photos, "--model", models[task], "--output", tmp_path / "out", *filled) == 2
+    assert f"{message}, but the task of the model is {task}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_boxes_for_another_task_are_refused_in_python(models, photos):
+    predictor = prediction.Predictor(*prediction.load_model(str(models["depth"])), "cpu")
+    with pytest.raises(ValueError, match="boxes is for pose"):
+        next(prediction.predict_files(predictor, prediction.find_images([photos]), boxes={}))
+
+
+def test_out_of_memory_says_what_to_do(models, photos, tmp_path, capsys, monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(prediction, "predict_folder", fail)
+    assert run("predict", photos, "--model", models["depth"], "--output", tmp_path, "--batch-size", 4) == 2
+    assert "--batch-size below 4 or --dtype bfloat16" in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback(models, photos, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(prediction, "predict_folder", fail)
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        run("predict", photos, "--model", models["depth"], "--output", tmp_path)
+
+
+def test_a_model_of_another_type_is_refused_by_info(tmp_path, capsys):
+    YolosConfig().save_pretrained(tmp_path)
+    assert run("info", tmp_path) == 2
+    assert "'yolos' model, not Sapiens" in capsys.readouterr().err
 
 
 def test_info_says_what_a_model_is(models, capsys):
