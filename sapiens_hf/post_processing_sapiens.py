@@ -18,7 +18,7 @@ bilinear steps: head output -> network input -> source; `resize="direct"` is the
 differ visibly in label maps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import partial
@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
-from .heatmaps_sapiens import boxes_to_crops, crop_to_image, decode_heatmaps, validate_boxes
+from .heatmaps_sapiens import as_plain, boxes_to_crops, crop_to_image, decode_heatmaps, validate_boxes
 
 RESIZE_MODES = ("two_step", "direct")
+HEATMAP_SHAPE = ("num_people", "num_keypoints", "height", "width")
 # A band of a label map on the CPU: bytes of its half-resized logits, so that labels of any photo take little memory,
 # and elements of one line of it: torch splits operations above 32768 elements over its threads, see below.
 BAND_BYTES = 24 * 2**20
@@ -71,10 +72,11 @@ class SapiensPostProcessingMixin:
                 (`model(pixels.flip(-1), flip_pairs=...)`); both heatmaps are averaged.
             kernel_size: odd size of the blur before the sub-pixel step; the original's 11 fits these models.
             threshold: keep only keypoints whose score is strictly above it.
-            keypoint_indices: decode only these keypoints, in this order; the numbers are those of a full decode.
+            keypoint_indices: decode only these keypoints, each once, in this order; the numbers are those of a full
+                decode. A mask is not taken, but `mask.nonzero()[:, 0]` is.
             source_sizes: (height, width) of each image as the boxes measure it; only with `target_sizes`.
             target_sizes: (height, width) of each image as the results should measure it.
-            size: (height, width) of the crops, if it was not the processor's.
+            size: (height, width) of the crops, if it was not the processor's; the heatmaps have the same aspect ratio.
 
         Returns:
             Per image, per person: `keypoints` (num_keypoints, 2) as float32 (x, y), `scores` (num_keypoints,),
@@ -82,17 +84,24 @@ class SapiensPostProcessingMixin:
             image without boxes gives [].
 
         Raises:
-            ValueError: when counts of images, people or sizes disagree, or a box is unusable.
+            ValueError: when counts of images, people or sizes disagree, a box or a keypoint index is unusable, or
+                `outputs` are those of another task.
 
         Source: original mmpose `TopdownPoseEstimator.predict` and `add_pred_to_datasample`.
         """
-        heatmaps = outputs.heatmaps
+        heatmaps = every_heatmap = _read_maps(outputs, "heatmaps", HEATMAP_SHAPE)
         image_boxes = validate_boxes(boxes, len(boxes) if hasattr(boxes, "__len__") else 0)
         flat_boxes = torch.cat([*image_boxes, torch.zeros(0, 4, dtype=torch.float64)])
-        if heatmaps.ndim != 4 or len(heatmaps) != len(flat_boxes):
+        if len(heatmaps) != len(flat_boxes):
             raise ValueError(
                 f"heatmaps have shape {tuple(heatmaps.shape)} but boxes hold {len(flat_boxes)} people in "
                 f"{len(image_boxes)} images; pass the boxes the crops were made from, one row of heatmaps each."
+            )
+        network_size = self._network_size(size)
+        if len(heatmaps) and heatmaps.shape[2] * network_size[1] != heatmaps.shape[3] * network_size[0]:
+            raise ValueError(
+                f"heatmaps are {heatmaps.shape[2]} x {heatmaps.shape[3]} (height x width), not of the aspect ratio of "
+                f"crops of {network_size[0]} x {network_size[1]}; pass size=(height, width) of the model's crops."
             )
         factors = _keypoint_factors(source_sizes, target_sizes, [len(b) for b in image_boxes])
 
@@ -100,15 +109,15 @@ class SapiensPostProcessingMixin:
         if keypoint_indices is not None:
             heatmaps = heatmaps.index_select(1, labels)
         if outputs_flipped is not None:
-            flipped = outputs_flipped.heatmaps
-            if flipped.shape != outputs.heatmaps.shape:
-                raise ValueError(f"heatmaps are {tuple(outputs.heatmaps.shape)}, flipped ones {tuple(flipped.shape)}.")
+            flipped = _read_maps(outputs_flipped, "heatmaps", HEATMAP_SHAPE)
+            if flipped.shape != every_heatmap.shape:
+                raise ValueError(f"heatmaps are {tuple(every_heatmap.shape)}, flipped ones {tuple(flipped.shape)}.")
             flipped = flipped if keypoint_indices is None else flipped.index_select(1, labels)
             heatmaps = (heatmaps.float() + flipped.float()) * 0.5
 
         grid_keypoints, scores = decode_heatmaps(heatmaps, kernel_size)
         # Boxes may be doubles; image positions are rounded to single precision once, at the end.
-        centers, scales = boxes_to_crops(flat_boxes, self._network_size(size))
+        centers, scales = boxes_to_crops(flat_boxes, network_size)
         on_cpu = grid_keypoints.to("cpu", torch.float64)
         keypoints = crop_to_image(on_cpu, centers, scales, heatmaps.shape[-2:]) * factors[:, None]
         corners = torch.cat([flat_boxes[:, :2], flat_boxes[:, :2] + flat_boxes[:, 2:]], dim=1) * factors.repeat(1, 2)
@@ -142,7 +151,7 @@ class SapiensPostProcessingMixin:
             return_segmentation_scores: also return the resized logits (num_labels, height, width) of each image.
             return_probabilities: as `return_segmentation_scores`, but the softmax of the resized logits.
             resize: "two_step" (head output -> network input -> source, the original) or "direct" (head output ->
-            source).
+                source).
             size: (height, width) of the network input, if it was not the processor's.
 
         Returns:
@@ -150,11 +159,12 @@ class SapiensPostProcessingMixin:
             `segmentation` and `segmentation_scores`.
 
         Raises:
-            ValueError: for another number of sizes than images, unusable sizes or an unknown `resize`.
+            ValueError: for another number of sizes than images, unusable sizes, an unknown `resize` or outputs of
+                another task.
 
         Source: original mmseg `BaseDecodeHead.predict_by_feat` and `BaseSegmentor.postprocess_result`.
         """
-        logits = outputs.logits
+        logits = _read_maps(outputs, "logits", ("batch_size", "num_labels", "height", "width"))
         chains = self._resize_chains(len(logits), target_sizes, resize, size)
         results = []
         for image_logits, chain in zip(logits, chains):
@@ -189,9 +199,10 @@ class SapiensPostProcessingMixin:
             Per image `{"predicted_depth": float32 (height, width)}`.
 
         Raises:
-            ValueError: for another number of sizes than images, unusable sizes or an unknown `resize`.
+            ValueError: for another number of sizes than images, unusable sizes, an unknown `resize` or outputs of
+                another task.
         """
-        depth = outputs.predicted_depth
+        depth = _read_maps(outputs, "predicted_depth", ("batch_size", "height", "width"))
         chains = self._resize_chains(len(depth), target_sizes, resize, size)
         return [{"predicted_depth": _resize(one[None], chain)[0]} for one, chain in zip(depth, chains)]
 
@@ -215,11 +226,12 @@ class SapiensPostProcessingMixin:
             Per image `{"normals": float32 (3, height, width)}` in camera space, divided by their norm + 1e-5.
 
         Raises:
-            ValueError: for another number of sizes than images, unusable sizes or an unknown `resize`.
+            ValueError: for another number of sizes than images, unusable sizes, an unknown `resize` or outputs of
+                another task.
 
         Source: original `demo_normal_vis.py`.
         """
-        normals = outputs.predicted_normal
+        normals = _read_maps(outputs, "predicted_normal", ("batch_size", 3, "height", "width"))
         chains = self._resize_chains(len(normals), target_sizes, resize, size)
         results = []
         for one, chain in zip(normals, chains):
@@ -246,6 +258,22 @@ class SapiensPostProcessingMixin:
         targets = _read_sizes(target_sizes, num_images, "target_sizes", "maps")
         through = [self._network_size(size)] if resize == "two_step" else []
         return [[*through, target] for target in targets]
+
+
+def _read_maps(outputs: Any, field: str, shape: tuple[str | int, ...]) -> Tensor:
+    """The tensor `field` of model outputs or of a dict, of that many dimensions."""
+    expected = f"expected `{field}` ({', '.join(map(str, shape))})"
+    maps = outputs.get(field) if isinstance(outputs, Mapping) else getattr(outputs, field, None)
+    if not isinstance(maps, Tensor):
+        fields = outputs if isinstance(outputs, Mapping) else getattr(outputs, "__dict__", ())
+        what = f"with {', '.join(map(str, fields))}" if len(fields) else "without any field"
+        if maps is not None:
+            what = f"whose {field} is {type(maps).__name__}"
+        raise ValueError(f"outputs is {type(outputs).__name__} {what}; {expected}: that of a model for this task.")
+    fits = maps.ndim == len(shape) and all(isinstance(s, str) or s == got for s, got in zip(shape, maps.shape))
+    if not fits:
+        raise ValueError(f"{field} has shape {tuple(maps.shape)}, {expected}.")
+    return maps
 
 
 def _read_size(size: Any, name: str) -> Size:
@@ -282,13 +310,19 @@ def _keypoint_factors(source_sizes: Any, target_sizes: Any, num_people: list[int
 def _keypoint_labels(keypoint_indices: Sequence[int] | Tensor | None, num_keypoints: int) -> Tensor:
     if keypoint_indices is None:
         return torch.arange(num_keypoints)
-    labels = torch.as_tensor(keypoint_indices).to("cpu", torch.long).flatten()
-    wrong = labels[(labels < 0) | (labels >= num_keypoints)]
-    if len(wrong):
-        raise ValueError(
-            f"keypoint_indices holds {int(wrong[0])}, the heatmaps have keypoints 0 to {num_keypoints - 1}."
-        )
-    return labels
+    expected = f"expected whole numbers from 0 to {num_keypoints - 1}, each at most once"
+    given = as_plain(keypoint_indices)
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise ValueError(f"keypoint_indices is {given!r}, {expected}.")
+    indices: dict[int, None] = {}  # a set that keeps its order
+    for index in map(as_plain, given):
+        if type(index) is not int or not 0 <= index < num_keypoints:
+            hint = "; a mask becomes indices with mask.nonzero()[:, 0]" if isinstance(index, bool) else ""
+            raise ValueError(f"keypoint_indices holds {index!r}, {expected}{hint}.")
+        if index in indices:
+            raise ValueError(f"keypoint_indices holds {index} twice, {expected}.")
+        indices[index] = None
+    return torch.tensor(list(indices), dtype=torch.long)
 
 
 def _resize(maps: Tensor, chain: Sequence[Size]) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.modeling_outputs import DepthEstimatorOutput
+from transformers.utils import ModelOutput
 
 import sapiens_hf
 from sapiens_hf import post_processing_sapiens
@@ -258,7 +260,7 @@ def test_threshold_is_strict(pose):
     assert 8 == int((every[0]["scores"] > limit).sum())
 
 
-@pytest.mark.parametrize("indices", [[5, 0, 16], torch.tensor([2]), np.array([16, 3]), range(4, 9), []])
+@pytest.mark.parametrize("indices", [[5, 0, 16], torch.tensor([2]), np.array([16, 3]), range(4, 9), [], [np.int64(7)]])
 def test_subset_has_the_numbers_of_the_full_decode(pose, indices):
     outputs, boxes = pose_case(pose, "17")
     flipped = SimpleNamespace(heatmaps=outputs.heatmaps.flip(0) * 0.5)
@@ -308,8 +310,11 @@ def test_size_of_the_crops(pose):
     outputs, boxes = pose_case(pose, "17")
     want = Processor().post_process_pose_estimation(outputs, [boxes])[0][0]
     other = Processor()
-    other.size = {"height": 64, "width": 64}
-    assert not torch.equal(other.post_process_pose_estimation(outputs, [boxes])[0][0]["keypoints"], want["keypoints"])
+    other.size = {"height": 64, "width": 80}
+    with pytest.raises(ValueError, match=r"heatmaps are 32 x 24 .* crops of 64 x 80; pass size="):
+        other.post_process_pose_estimation(outputs, [boxes])
+    nobody = SimpleNamespace(heatmaps=outputs.heatmaps[:0])
+    assert other.post_process_pose_estimation(nobody, [[]]) == [[]]
     for size in (NETWORK, {"height": 128, "width": 96}, SimpleNamespace(height=128, width=96), torch.tensor(NETWORK)):
         assert_same_person(other.post_process_pose_estimation(outputs, [boxes], size=size)[0][0], want)
 
@@ -325,13 +330,25 @@ def test_size_of_the_crops(pose):
         ({"boxes": [[[1, 2, 3, 4], [1, 2, 0, 4]]]}, ["boxes[0][1]", "zero or negative"]),
         ({"keypoint_indices": [3, 17]}, ["keypoint_indices holds 17", "0 to 16"]),
         ({"keypoint_indices": [-1]}, ["keypoint_indices holds -1"]),
+        ({"keypoint_indices": [2, 0, 2]}, ["keypoint_indices holds 2 twice"]),
+        ({"keypoint_indices": torch.tensor([0.0, 3.0])}, ["keypoint_indices holds 0.0, expected whole numbers"]),
+        ({"keypoint_indices": [4, 2.7]}, ["keypoint_indices holds 2.7"]),
+        ({"keypoint_indices": torch.arange(17) < 5}, ["keypoint_indices holds True", "mask.nonzero()"]),
+        ({"keypoint_indices": np.arange(17) > 5}, ["keypoint_indices holds False", "mask.nonzero()"]),
+        ({"keypoint_indices": ["nose"]}, ["keypoint_indices holds 'nose'"]),
+        ({"keypoint_indices": "nose"}, ["keypoint_indices is 'nose'"]),
+        ({"keypoint_indices": 3}, ["keypoint_indices is 3"]),
+        ({"keypoint_indices": [[3, 4]]}, ["keypoint_indices holds [3, 4]"]),
         ({"source_sizes": [(5, 6)] * 2}, ["source_sizes has 2 entries for 1 images"]),
         ({"source_sizes": [(5, 6)], "target_sizes": [(5, 6)] * 3}, ["target_sizes has 3 entries for 1 images"]),
         ({"target_sizes": [(5, 6)]}, ["needs source_sizes"]),
         ({"source_sizes": [(0, 6)], "target_sizes": [(5, 6)]}, ["source_sizes[0] is (0, 6)"]),
         ({"outputs_flipped": SimpleNamespace(heatmaps=torch.zeros(1, 17, 32, 24))}, ["(2, 17, 32, 24)", "(1, 17"]),
         ({"kernel_size": 10}, ["kernel_size is 10"]),
+        ({"outputs_flipped": {"logits": 1}}, ["dict with logits", "`heatmaps`"]),
         ({"size": (5,)}, ["size is (5,)", "(height, width)"]),
+        ({"size": (64, 64)}, ["heatmaps are 32 x 24", "crops of 64 x 64"]),
+        ({"size": (96, 128)}, ["heatmaps are 32 x 24", "crops of 96 x 128"]),
     ],
 )
 def test_bad_pose_input(pose, arguments, words):
@@ -370,3 +387,35 @@ def test_bad_dense_input(method, field, shape, arguments, words):
     with pytest.raises(ValueError) as error:
         getattr(Processor(), method)(outputs, **arguments)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "shape"),
+    [
+        ("post_process_pose_estimation", "heatmaps", (1, 5, 32, 24)),
+        ("post_process_semantic_segmentation", "logits", (2, 5, 8, 6)),
+        ("post_process_depth_estimation", "predicted_depth", (2, 8, 6)),
+        ("post_process_normal_estimation", "predicted_normal", (2, 3, 8, 6)),
+    ],
+)
+def test_outputs_of_another_task_are_refused(method, field, shape):
+    call, maps = getattr(Processor(), method), torch.rand(shape)
+    boxes = [[[[1, 2, 3, 4]]]] if field == "heatmaps" else []
+    for outputs in ({field: maps}, ModelOutput({field: maps}), SimpleNamespace(**{field: maps})):
+        assert len(call(outputs, *boxes)) == shape[0]
+    refused = [
+        ({"depth": maps, "loss": 1.0}, "outputs is dict with depth, loss"),
+        (DepthEstimatorOutput(loss=maps), "outputs is DepthEstimatorOutput with loss"),
+        (SimpleNamespace(feature_maps=maps), "outputs is SimpleNamespace with feature_maps"),
+        (maps, "outputs is Tensor without any field"),
+        ({}, "outputs is dict without any field"),
+        (None, "outputs is NoneType without any field"),
+        ({field: maps.numpy()}, f"outputs is dict whose {field} is ndarray"),
+        ({field: maps[0]}, f"{field} has shape {tuple(shape[1:])}"),
+    ]
+    if field == "predicted_normal":
+        refused.append(({field: maps[:, :2]}, "predicted_normal has shape (2, 2, 8, 6)"))
+    for outputs, words in refused:
+        with pytest.raises(ValueError) as error:
+            call(outputs, *boxes)
+        assert words in str(error.value) and f"expected `{field}` (" in str(error.value), str(error.value)
