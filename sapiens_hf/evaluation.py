@@ -57,16 +57,18 @@ def evaluate_pose(
         What `keypoint_ap` returns, `num_images`, and `pck`, `mean_keypoint_pck`.
 
     Raises:
-        ValueError: if an image is unknown or a number of keypoints does not fit; the message names it.
+        ValueError: if a file has another form, a field is missing, an image is unknown or a number of keypoints does
+            not fit; the message names file, entry or image.
     """
-    truth = _read_json(ground_truth)
+    truth = _read_truth(ground_truth)
     points = _keypoint_set(keypoint_set)
     images = {image["id"]: Path(image.get("file_name", str(image["id"]))).name for image in truth["images"]}
     people = {category["id"] for category in truth.get("categories", []) if category.get("name") == "person"}
 
     def by_image(persons: Sequence[Mapping[str, Any]], kind: str) -> dict[Any, list[dict[str, Any]]]:
         grouped: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
-        for person in persons:
+        for index, person in enumerate(persons):
+            _require(person, ("image_id", "keypoints"), f"The {kind} {index}")
             if people and person.get("category_id", min(people)) not in people:
                 continue
             if person["image_id"] not in grouped:
@@ -77,7 +79,7 @@ def evaluate_pose(
 
     if isinstance(predictions, str | Path) and Path(predictions).is_dir():
         predictions = read_predicted_people(predictions, truth, points)
-    true, predicted = by_image(truth["annotations"], "annotation"), by_image(_read_json(predictions), "prediction")
+    true, predicted = by_image(truth["annotations"], "annotation"), by_image(_read_results(predictions), "prediction")
     metric = load_metric("keypoint_ap")
     for image, name in images.items():
         with _naming(name):
@@ -103,10 +105,13 @@ def read_predicted_people(folder: Folder, truth: Mapping[str, Any], points: Keyp
         FileNotFoundError: if there is no such file, or none for an image of the ground truth.
         ValueError: if two results are of images of the same name.
     """
+    for index, image in enumerate(truth["images"]):
+        _require(image, ("id", "file_name"), f"The image {index} of the ground truth")
     images = {Path(image["file_name"]).name: image["id"] for image in truth["images"]}
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).rglob("*.pose.json")):
         content = _read_json(path)
+        _require(content, ("image", "people"), f"{path}")
         if content["image"] in found:
             raise ValueError(f"{folder} holds several results for {content['image']}; evaluate one folder at a time.")
         found[content["image"]] = content["people"]
@@ -303,6 +308,36 @@ def _read_json(source: Any) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
 
 
+def _require(entry: Any, names: Sequence[str], where: str) -> None:
+    """Raise a ValueError that names the fields which an entry of a JSON file lacks."""
+    missing = [name for name in names if not isinstance(entry, Mapping) or name not in entry]
+    if missing:
+        raise ValueError(f"{where} has no {' and no '.join(missing)}: {str(entry)[:200]}.")
+
+
+def _read_truth(source: Any) -> Mapping[str, Any]:
+    """COCO ground truth, a file or its content, that has the parts a pose evaluation reads."""
+    where = str(source) if isinstance(source, str | Path) else "ground_truth"
+    truth = _read_json(source)
+    if not isinstance(truth, Mapping) or not all(isinstance(truth.get(k), list) for k in ("images", "annotations")):
+        found = f"keys {sorted(map(str, truth))[:8]}" if isinstance(truth, Mapping) else f"a {type(truth).__name__}"
+        raise ValueError(f"{where} holds {found}; expected COCO's lists images and annotations.")
+    for index, image in enumerate(truth["images"]):
+        _require(image, ("id",), f"{where}: the image {index}")
+    return truth
+
+
+def _read_results(source: Any) -> Sequence[Mapping[str, Any]]:
+    """COCO results, a file or its content."""
+    results = _read_json(source)
+    if not isinstance(results, list | tuple):
+        where = str(source) if isinstance(source, str | Path) else "predictions"
+        raise ValueError(
+            f'{where} holds a {type(results).__name__}; expected COCO results [{{"image_id": ..., "keypoints": ...}}].'
+        )
+    return results
+
+
 def _person_keypoints(person: Mapping[str, Any], points: KeypointSet, where: str) -> np.ndarray:
     """Keypoints (num_keypoints, 3) of a COCO, COCO-WholeBody or Goliath person, in the given set."""
     flat = person["keypoints"]
@@ -330,7 +365,10 @@ def _read_labels(path: Path) -> np.ndarray:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:  # another format, pickled objects, or cut off
+        raise ValueError(f"{path} cannot be read as a .npy array: {error}.") from error
 
 
 def _read_normals(path: Path) -> np.ndarray:

@@ -14,15 +14,17 @@
 """The pipelines that transformers lacks: `keypoint-detection` (alias `pose-estimation`) and `normal-estimation`."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import Pipeline, pipeline
-from transformers.utils import logging
+from transformers.utils import is_torchvision_available, logging
 
 from .heatmaps_sapiens import validate_boxes
 from .image_loading_sapiens import read_image
@@ -53,7 +55,36 @@ def _to_pil(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-class SapiensKeypointDetectionPipeline(Pipeline):
+class _SapiensPipeline(Pipeline):
+    """What both pipelines share: an image processor, found beside the model or made for its image size."""
+
+    image_processor: Any  # transformers types it without its post-processing
+    _load_processor = False
+    _load_image_processor = None  # loaded if there is one
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.image_processor is None:  # a model in memory, such as load_original gives
+            height, width = self.model.config.image_size
+            logger.warning(
+                f"There is no image processor beside the model: images are prepared as Sapiens was trained, at "
+                f"{height} x {width} (height x width). Pass image_processor= for another preparation."
+            )
+            self.image_processor = _default_image_processor(height, width)
+
+
+def _default_image_processor(height: int, width: int) -> Any:
+    # Imported here: needs torchvision, or is not needed at all.
+    if is_torchvision_available():
+        from .image_processing_sapiens import SapiensImageProcessor as ImageProcessor
+    else:
+        from .image_processing_pil_sapiens import SapiensImageProcessorPil as ImageProcessor  # type: ignore[assignment]
+    return ImageProcessor(size={"height": height, "width": width})
+
+
+class SapiensKeypointDetectionPipeline(_SapiensPipeline):
     """2D pose of every person in an image.
 
     People come from `boxes=` (COCO boxes (x, y, width, height) per image), from `detector=` (the id of a transformers
@@ -68,12 +99,6 @@ class SapiensKeypointDetectionPipeline(Pipeline):
         >>> people = pose("photo.jpg")  # doctest: +SKIP
     """
 
-    image_processor: Any  # transformers types it without its post-processing
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
     def _sanitize_parameters(
         self,
         detector: str | Pipeline | None = None,
@@ -81,13 +106,14 @@ class SapiensKeypointDetectionPipeline(Pipeline):
         threshold: float | None = None,
         keypoint_indices: list[int] | None = None,
         flip_test: bool | None = None,
+        flip_pairs: Any = None,
         **kwargs,
     ):
         if kwargs:
             raise TypeError(f"Unknown arguments for keypoint-detection: {', '.join(sorted(kwargs))}.")
         given = {
             "preprocess": {"detector": detector, "detector_threshold": detector_threshold},
-            "forward": {"keypoint_indices": keypoint_indices, "flip_test": flip_test},
+            "forward": {"keypoint_indices": keypoint_indices, "flip_test": flip_test, "flip_pairs": flip_pairs},
             "postprocess": {"threshold": threshold},
         }
         return tuple({k: v for k, v in part.items() if v is not None} for part in given.values())
@@ -101,7 +127,8 @@ class SapiensKeypointDetectionPipeline(Pipeline):
                 image with no boxes gives `[]`.
             batch_size: crops per forward pass; 1 by default.
             **kwargs: `detector`, `detector_threshold` (0.3), `threshold` (drop keypoints whose score is not above it),
-                `keypoint_indices` (decode only these), `flip_test` (average with the mirrored crop).
+                `keypoint_indices` (decode only these), `flip_test` (average with the mirrored crop), `flip_pairs`
+                (left/right pairs of keypoint indices for it; those of the config by default).
 
         Returns:
             For one image a list of people `{"score", "box": {"xmin", "ymin", "xmax", "ymax"}, "keypoints": [{"label",
@@ -207,15 +234,21 @@ class SapiensKeypointDetectionPipeline(Pipeline):
         return boxes[visible].tolist(), scores[visible].tolist()
 
     def _forward(
-        self, model_inputs: dict, keypoint_indices: list[int] | None = None, flip_test: bool = False
+        self,
+        model_inputs: dict,
+        keypoint_indices: list[int] | None = None,
+        flip_test: bool = False,
+        flip_pairs: Any = None,
     ) -> dict[str, list]:
         pixel_values, boxes = model_inputs["pixel_values"], model_inputs["boxes"]
         flipped = None
         if flip_test:
-            pairs = self.model.config.flip_pairs
+            pairs = self.model.config.flip_pairs if flip_pairs is None else flip_pairs
             if pairs is None:
-                raise ValueError("flip_test=True needs config.flip_pairs: the left/right pairs of keypoint indices.")
-            flipped = self.model(pixel_values=pixel_values.flip(-1), flip_pairs=torch.tensor(pairs))
+                raise ValueError(
+                    "flip_test=True needs config.flip_pairs, or flip_pairs=: the left/right pairs of keypoint indices."
+                )
+            flipped = self.model(pixel_values=pixel_values.flip(-1), flip_pairs=pairs)
         outputs = self.model(pixel_values=pixel_values)
         # Decoded here, on the model's device: a person's heatmaps are 60 MB, the keypoints a few kB.
         people = self.image_processor.post_process_pose_estimation(
@@ -262,25 +295,52 @@ def _non_maximum_suppression(corners: np.ndarray, scores: np.ndarray, max_overla
     return order[kept]
 
 
-class SapiensNormalEstimationPipeline(Pipeline):
+@dataclass
+class _Numbered:
+    """An image of a list, with its place for error messages."""
+
+    index: int
+    image: Any
+
+
+class SapiensNormalEstimationPipeline(_SapiensPipeline):
     """Surface normals of people: `{"normals": tensor (3, height, width), "normal_map": PIL image}` in source pixels.
 
-    The picture shows x, y, z as red, green, blue: (n + 1) / 2 * 255.
+    The picture shows x, y, z as red, green, blue: (n + 1) / 2 * 255. `resize` is "two_step" (as the original, default)
+    or "direct", see `post_process_normal_estimation`.
     """
 
-    image_processor: Any  # transformers types it without its post-processing
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    def _sanitize_parameters(self, **kwargs):
+    def _sanitize_parameters(self, resize: str | None = None, **kwargs):
         if kwargs:
             raise TypeError(f"Unknown arguments for normal-estimation: {', '.join(sorted(kwargs))}.")
-        return {}, {}, {}
+        return {}, {}, {} if resize is None else {"resize": resize}
+
+    def __call__(self, inputs: Any, **kwargs):
+        """Estimate normals.
+
+        Args:
+            inputs: an image (path, URL, PIL image, array, tensor), a list of images, or an iterable of images.
+            **kwargs: `resize`, and `batch_size` and `num_workers` as in every pipeline.
+
+        Returns:
+            The result of one image, a list of results for a list, an iterator for an iterator.
+
+        Raises:
+            ValueError: if an image cannot be used, naming it, or `resize` is unknown.
+        """
+        if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 4:
+            inputs = list(inputs)
+        if isinstance(inputs, (list, tuple)):
+            if not inputs:
+                return []
+            inputs = [_Numbered(index, image) for index, image in enumerate(inputs)]
+        elif isinstance(inputs, GeneratorType):
+            inputs = (_Numbered(index, image) for index, image in enumerate(inputs))
+        return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: Any) -> dict[str, Any]:
-        levels = _read_levels(image, "inputs")
+        numbered = isinstance(image, _Numbered)
+        levels = _read_levels(image.image, f"inputs[{image.index}]") if numbered else _read_levels(image, "inputs")
         inputs = self.image_processor(images=[levels], return_tensors="pt").to(self.dtype)
         return {**inputs, "target_size": tuple(levels.shape[-2:])}
 
@@ -290,9 +350,10 @@ class SapiensNormalEstimationPipeline(Pipeline):
         outputs["target_size"] = target_size  # inside the output, where transformers takes batches apart again
         return outputs
 
-    def postprocess(self, model_outputs: dict) -> dict[str, Any]:
+    def postprocess(self, model_outputs: dict, resize: str = "two_step") -> dict[str, Any]:
         size = tuple(int(s) for s in model_outputs["target_size"])
-        normals = self.image_processor.post_process_normal_estimation(model_outputs, [size])[0]["normals"]
+        results = self.image_processor.post_process_normal_estimation(model_outputs, [size], resize=resize)
+        normals = results[0]["normals"]
         picture = ((normals + 1) / 2 * 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
         return {"normals": normals, "normal_map": Image.fromarray(picture)}
 

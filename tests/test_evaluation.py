@@ -139,6 +139,46 @@ def test_bad_json_files(tmp_path):
         evaluate_pose(tmp_path / "half.json", [], "coco")
 
 
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ([], "truth.json holds a list; expected COCO's lists images and annotations"),
+        ({"annotations": [], "info": {}}, r"truth.json holds keys \['annotations', 'info'\]"),
+        ({"annotations": [], "images": [{"file_name": "x.jpg"}]}, "truth.json: the image 0 has no id"),
+        ({"annotations": [{"image_id": 4}], "images": [{"id": 4}]}, "annotation 0 has no keypoints: {'image_id': 4}"),
+    ],
+)
+def test_truth_of_another_form_is_named(tmp_path, truth, message):
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=message):
+        evaluate_pose(tmp_path / "truth.json", [], "coco")
+
+
+def test_predictions_of_another_form_are_named(tmp_path):
+    truth, guess = one_person(17)
+    (tmp_path / "results.json").write_text(json.dumps(guess))
+    with pytest.raises(ValueError, match="results.json holds a dict; expected COCO results"):
+        evaluate_pose(truth, tmp_path / "results.json", "coco")
+    with pytest.raises(ValueError, match="prediction 1 has no image_id and no keypoints: 7"):
+        evaluate_pose(truth, (guess, 7), "coco")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "x.pose.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"x\.pose\.json has no image and no people"):
+        evaluate_pose(truth, folder, "coco")
+    del truth["images"][0]["file_name"]
+    with pytest.raises(ValueError, match="image 0 of the ground truth has no file_name"):
+        evaluate_pose(truth, folder, "coco")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array at all"])
+def test_a_broken_array_is_named(tmp_path, content):
+    folders = [write_maps(tmp_path / name, {"a": np.ones((5, 4))}) for name in ("pred", "gt")]
+    (folders[0] / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy cannot be read as a \.npy array"):
+        evaluate_depth(*folders)
+
+
 @pytest.fixture
 def label_maps():
     rng = np.random.default_rng(6)

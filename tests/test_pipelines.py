@@ -201,6 +201,10 @@ def test_flip_test_averages_both_heatmaps(pose, monkeypatch):
         xy = torch.tensor([[k["x"], k["y"]] for k in person["keypoints"]])
         torch.testing.assert_close(xy, wanted["keypoints"], rtol=1e-3, atol=1e-2)
     monkeypatch.setattr(model.config, "flip_pairs", None)
+    for pairs in ([[1, 2], [3, 4]], torch.tensor([[3, 4], [1, 2]])):
+        assert_same_people(pose(photo(), boxes=BOXES, flip_test=True, flip_pairs=pairs, batch_size=3), got)
+    other = pose(photo(), boxes=BOXES, flip_test=True, flip_pairs=[[0, 1]], batch_size=3)
+    assert any(a["score"] != b["score"] for a, b in zip(other[0]["keypoints"], got[0]["keypoints"]))
     with pytest.raises(ValueError, match="flip_test=True needs config.flip_pairs"):
         pose(photo(), boxes=BOXES, flip_test=True)
 
@@ -368,6 +372,36 @@ def test_normals_alone_in_lists_and_in_batches(folders):
     torch.testing.assert_close(alone[1]["normals"], want, rtol=1e-4, atol=1e-5)
 
 
+def test_normals_name_the_image_that_cannot_be_used(folders):
+    normals = pipeline("normal-estimation", model=str(folders / "normal"))
+    for given in ([photo(), "no/such/file.png"], (photo(), 7), (image for image in (photo(), "no/such/file.png"))):
+        with pytest.raises(ValueError, match=r"inputs\[1\]"):
+            list(normals(given))
+    with pytest.raises(ValueError, match="^inputs: there is no file"):
+        normals("no/such/file.png")
+    assert normals([]) == []
+    for several in (np.stack([photo(), photo(1)]), (photo(), photo(1)), (photo(i) for i in range(2))):
+        results = list(normals(several))
+        assert [result["normal_map"].size for result in results] == [(110, 90)] * 2
+        torch.testing.assert_close(results[1]["normals"], normals(photo(1))["normals"], rtol=1e-4, atol=1e-4)
+
+
+def test_normals_resized_in_one_step_or_two(folders):
+    normals = pipeline("normal-estimation", model=str(folders / "normal"))
+    processor = normals.image_processor
+    with torch.no_grad():
+        outputs = normals.model(**processor(images=[photo()], return_tensors="pt"))
+    got = {}
+    for resize in ("two_step", "direct"):
+        got[resize] = normals(photo(), resize=resize)["normals"]
+        want = processor.post_process_normal_estimation(outputs, [(90, 110)], resize=resize)[0]["normals"]
+        torch.testing.assert_close(got[resize], want, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(got["two_step"], got["direct"])
+    assert torch.equal(normals(photo())["normals"], got["two_step"])
+    with pytest.raises(ValueError, match="resize"):
+        normals(photo(), resize="three_step")
+
+
 def test_normals_in_half_precision(folders):
     result = pipeline("normal-estimation", model=str(folders / "normal"), dtype=torch.bfloat16)(photo())
     assert result["normals"].isfinite().all() and result["normal_map"].size == (110, 90)
@@ -408,6 +442,20 @@ def test_the_alias_is_the_same_pipeline(folders, pose):
     alias = pipeline("pose-estimation", model=str(folders / "pose"))
     assert type(alias) is type(pose) is SapiensKeypointDetectionPipeline
     assert_same_people(alias(photo(), boxes=BOXES), pose(photo(), boxes=BOXES))
+
+
+@pytest.mark.parametrize("torchvision", [True, False])
+def test_a_model_in_memory_needs_no_image_processor(folders, pose, log, monkeypatch, torchvision):
+    monkeypatch.setattr(pipeline_sapiens, "is_torchvision_available", lambda: torchvision)
+    ours = pipeline("keypoint-detection", model=pose.model)
+    assert type(ours.image_processor).__name__ == f"SapiensImageProcessor{'' if torchvision else 'Pil'}"
+    assert any("no image processor" in line and "64 x 48" in line for line in log)
+    log.clear()
+    assert_same_people(ours(photo(), boxes=BOXES), pose(photo(), boxes=BOXES), tolerance=1e-2)
+    by_folder = pipeline("normal-estimation", model=str(folders / "normal"))
+    assert log == []
+    in_memory = pipeline("normal-estimation", model=by_folder.model)
+    torch.testing.assert_close(in_memory(photo())["normals"], by_folder(photo())["normals"], rtol=1e-3, atol=1e-3)
 
 
 def test_a_pipeline_can_be_saved(pose, tmp_path):
