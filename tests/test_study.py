@@ -51,8 +51,8 @@ def test_larger_networks_get_fewer_steps_unless_images_are_equal(tmp_path, monke
         arms = make_arms(Study(seeds=(0,), equal_images=equal_images), tmp_path, ["parameters"], 1)
         given = [dict(zip(arm.pretraining.arguments, arm.pretraining.arguments[1:])) for arm in arms]
         steps[equal_images] = [int(one["--max_steps"]) for one in given]
-    assert steps[True] == [1500] * 4
-    assert steps[False][2] == 1500 and steps[False] == sorted(steps[False], reverse=True)
+    assert steps[True] == [1200] * 4
+    assert steps[False][2] == 1200 and steps[False] == sorted(steps[False], reverse=True)
     flops = [network.flops((128, 96)) for network in Study().networks]
     spent = [number * cost for number, cost in zip(steps[False], flops)]
     assert max(spent) / min(spent) < 1.01

@@ -85,7 +85,7 @@ class Scale:
 
     size: tuple[int, int] = (128, 96)
     """Height and width of pictures and network input in pixels."""
-    pretrain_steps: int = 1500
+    pretrain_steps: int = 1200
     pretrain_batch: int = 32
     pretrain_lr: float = 1.5e-3
     finetune_steps: int = 200

@@ -40,6 +40,9 @@ PICTURES_FOLDER = "pictures"
 # The decoder of the smallest models, in the proportion of the real one to a 0.3b encoder.
 TINY_DECODER = dict(decoder_hidden_size=96, decoder_num_hidden_layers=3, decoder_num_attention_heads=3)
 TINY_DECODER |= dict(decoder_intermediate_size=384)
+# Options of the fine-tuning scripts that would be ignored here, and so are refused.
+NOT_OURS = ("val_data", "max_train_samples", "max_eval_samples", "columns", "skip_bad_samples", "augment")
+NOT_OURS += ("augmentation", "freeze_layers", "lora_r", "lora_alpha")
 WARMUP_SHARE = 40 / 1600  # epochs of warm-up of the original's schedule
 
 
@@ -114,8 +117,10 @@ def check(options: PretrainingOptions) -> None:
     Raises:
         ValueError: names the option.
     """
-    if options.lora_r or options.freeze_layers or options.val_data:
-        raise ValueError("--lora_r, --freeze_layers and --val_data are for fine-tuning; pretraining has none of them.")
+    usual = PretrainingOptions()
+    for name in NOT_OURS:
+        if getattr(options, name) != getattr(usual, name):
+            raise ValueError(f"--{name} is for fine-tuning; pretraining does not read it.")
     if not options.model_name_or_path:
         check_names("model size", [options.model_size], [*SIZES, "tiny"], "--model_size")
     if len(options.crop_area) != 2 or not 0 < options.crop_area[0] <= options.crop_area[1] <= 1:
