@@ -106,7 +106,7 @@ class SapiensLoadingMixin:
                 raise
             raise ValueError(f"{source}: the weights cannot be read ({error}). Is the file complete?") from error
         if not tolerant:
-            cls._check_weights(source, info, saved, num_labels != stored.num_labels)
+            cls._check_weights(source, info, saved, num_labels != stored.num_labels, reported=want_info)
         model.resize_position_embeddings(image_size, use_cls_token)
         return (model, info) if want_info else model
 
@@ -143,8 +143,11 @@ class SapiensLoadingMixin:
             raise OSError(f"There is no file or folder {path}.")
 
     @classmethod
-    def _check_weights(cls, source, info: dict[str, Any], saved: str, relabelled: bool) -> None:
-        """Refuse weights that do not make this model: transformers would go on with random ones."""
+    def _check_weights(cls, source, info: dict[str, Any], saved: str, relabelled: bool, reported: bool) -> None:
+        """Refuse weights that do not make this model: transformers would go on with random ones.
+
+        Who asks for the loading info is told what is missing there and may go on.
+        """
         replaced = "head.final_conv." if relabelled else ()
         others = sorted(key for key, *_ in info["mismatched_keys"] if not key.startswith(replaced))
         if others:
@@ -153,6 +156,8 @@ class SapiensLoadingMixin:
                 "shape. Only the number of labels and image_size may change on loading; check hidden_size, "
                 "patch_size and the head widths."
             )
+        if reported:
+            return
         parts = () if saved == cls.__name__ else ("head.", "decoder.")
         for what, keys in (("lack", info["missing_keys"]), ("have", info["unexpected_keys"])):
             wrong = sorted(key for key in keys if not key.startswith(parts))

@@ -432,6 +432,8 @@ def test_weights_that_do_not_make_the_model_are_refused(change, message, saved, 
     with pytest.raises(ValueError, match=message):
         SapiensForSemanticSegmentation.from_pretrained(folder)
     SapiensForSemanticSegmentation.from_pretrained(folder, ignore_mismatched_sizes=True)
+    _, info = SapiensForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
+    assert len(info["missing_keys"]) + len(info["unexpected_keys"]) > 0
 
 
 def test_a_truncated_file_is_named(saved, tmp_path):
