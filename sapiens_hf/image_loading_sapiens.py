@@ -230,11 +230,17 @@ def _channels_first(values: Tensor, name: str, order: str | None) -> Tensor:
         raise ValueError(f"{name} has shape {shape}: no pixels.")
     if values.ndim == 2:
         return values[None]
-    if order is None:
+    guessed = order is None
+    if guessed:
         order = "channels_first" if shape[0] in (1, 3, 4) else "channels_last"
     is_first = getattr(order, "value", order) == "channels_first"  # transformers' enum, or its text
     channels = shape[0] if is_first else shape[-1]
     if channels not in (1, 3, 4):
+        if guessed:
+            raise ValueError(
+                f"{name} has shape {shape}: neither its first nor its last dimension is 1 (grey), 3 (RGB) or 4 "
+                "(RGBA); expected (height, width, channels) or (channels, height, width)."
+            )
         raise ValueError(
             f"{name} has shape {shape}, that is {channels} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA)."
         )

@@ -342,34 +342,54 @@ def _read_keypoints(keypoints: Any, num_people: Sequence[int]) -> Tensor:
             f"keypoints has {count} entries for {len(num_people)} images; nest them per image, per person."
         )
     images = [_read_image_keypoints(item, index, num_people[index]) for index, item in enumerate(keypoints)]
-    filled = [rows for rows in images if len(rows)]
+    filled = {index: rows for index, rows in enumerate(images) if len(rows)}
     if not filled:
         return torch.zeros(0, 0, 3, dtype=torch.float64)
-    counts = sorted({rows.shape[1] for rows in filled})
-    if len(counts) > 1:
-        raise ValueError(f"people have {' and '.join(map(str, counts))} keypoints; all need the same number.")
-    rows = torch.cat(filled)
+    _check_counts({f"keypoints[{index}][0]": rows.shape[1] for index, rows in filled.items()})
+    rows = torch.cat(list(filled.values()))
     visible = rows[..., 2:] > 0
-    if not bool((rows.isfinite() | ~visible).all()) or not bool(rows[..., 2].isfinite().all()):
-        raise ValueError("keypoints have NaN or infinite values that are marked visible; set their visibility to 0.")
+    wrong = ~((rows.isfinite() | ~visible).all(dim=-1) & rows[..., 2].isfinite())
+    if bool(wrong.any()):
+        person, keypoint = wrong.nonzero()[0].tolist()
+        image, number = [(i, n) for i, count in enumerate(num_people) for n in range(count)][person]
+        raise ValueError(
+            f"keypoints[{image}][{number}][{keypoint}] = {rows[person, keypoint].tolist()} has NaN or infinite "
+            "values; expected (x, y, visibility), with visibility 0 where the position is not known."
+        )
     return torch.where(visible, rows, 0.0)
 
 
+def _check_counts(counts: dict[str, int]) -> None:
+    first = next(iter(counts), "")
+    for name, count in counts.items():
+        if count != counts[first]:
+            raise ValueError(
+                f"{name} has {count} keypoints and {first} has {counts[first]}; all people need the same number."
+            )
+
+
 def _read_image_keypoints(item: Any, index: int, num_people: int) -> Tensor:
-    expected = "(num_people, num_keypoints, 3) with rows (x, y, visibility)"
+    row = "rows (x, y, visibility)"
     try:
-        values = (
-            item
-            if isinstance(item, Tensor)
-            else torch.from_numpy(np.array([np.asarray(p, dtype=np.float64) for p in item]))
-        )
-        values = values.detach().to("cpu", torch.float64)
+        people = item if isinstance(item, Tensor) else [np.asarray(person, dtype=np.float64) for person in item]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"keypoints[{index}] cannot be read as {expected} ({error}).") from error
+        raise ValueError(
+            f"keypoints[{index}] cannot be read as (num_people, num_keypoints, 3) with {row} ({error})."
+        ) from error
+    if isinstance(people, Tensor):
+        values = people.detach().to("cpu", torch.float64)
+    else:
+        named = {f"keypoints[{index}][{person}]": rows for person, rows in enumerate(people)}
+        for name, rows in named.items():
+            if rows.ndim != 2 or rows.shape[1] != 3:
+                raise ValueError(f"{name} has shape {rows.shape}, expected (num_keypoints, 3) with {row}.")
+        _check_counts({name: len(rows) for name, rows in named.items()})
+        values = torch.from_numpy(np.array(people))
     if len(values) != num_people:
         raise ValueError(f"keypoints[{index}] has {len(values)} people, but boxes[{index}] has {num_people}.")
     if len(values) and (values.ndim != 3 or values.shape[2] != 3):
-        raise ValueError(f"keypoints[{index}] has shape {tuple(values.shape)}, expected {expected}.")
+        shape = tuple(values.shape)
+        raise ValueError(f"keypoints[{index}] has shape {shape}, expected (num_people, num_keypoints, 3) with {row}.")
     return values
 
 

@@ -592,8 +592,11 @@ def with_value(value):
         ([GOOD, Image.new("RGB", (0, 30))], r"images\[1\] has 0 x 30 pixels"),
         ([GOOD, with_value(np.nan)], r"images\[1\] has 1 NaN or infinite"),
         (torch.from_numpy(with_value(np.inf)), r"images\[0\] has 1 NaN or infinite"),
-        (np.zeros((20, 30, 2), np.uint8), r"images\[0\] has shape \(20, 30, 2\), that is 2 channels"),
-        (np.zeros((20, 30, 5), np.uint8), "5 channels"),
+        (np.zeros((20, 30, 2), np.uint8), r"images\[0\] has shape \(20, 30, 2\): neither its first nor"),
+        (
+            np.zeros((5, 20, 10), np.uint8),
+            r"\(5, 20, 10\): neither its first nor its last dimension is 1 .* 3 ",
+        ),
         (np.zeros((1, 2, 20, 30, 3), np.uint8), r"images\[0\] has shape \(1, 2, 20, 30, 3\)"),
         (np.zeros(30, np.uint8), r"images\[0\] has shape \(30,\)"),
         (GOOD.astype(np.int32) - 1 - GOOD.max(), r"images\[0\] has integer values -\d+..-1"),
@@ -642,12 +645,19 @@ def test_broken_files(processor, tmp_path):
         ({"boxes": BOX, "keypoints": 3}, "keypoints has 3 entries"),
         ({"boxes": BOX, "keypoints": [[PERSON, PERSON]]}, r"keypoints\[0\] has 2 people, but boxes\[0\] has 1"),
         ({"boxes": BOX, "keypoints": [[]]}, r"keypoints\[0\] has 0 people, but boxes\[0\] has 1"),
-        ({"boxes": BOX, "keypoints": [[[[1, 2], [3, 4]]]]}, r"keypoints\[0\] has shape \(1, 2, 2\)"),
-        ({"boxes": BOX, "keypoints": [[[1, 2, 2]]]}, r"keypoints\[0\] has shape \(1, 3\)"),
+        ({"boxes": BOX, "keypoints": [[[[1, 2], [3, 4]]]]}, r"keypoints\[0\]\[0\] has shape \(2, 2\)"),
+        ({"boxes": BOX, "keypoints": [[[1, 2, 2]]]}, r"keypoints\[0\]\[0\] has shape \(3,\)"),
+        ({"boxes": BOX, "keypoints": [torch.ones(1, 2, 4)]}, r"keypoints\[0\] has shape \(1, 2, 4\)"),
         ({"boxes": BOX, "keypoints": [[["left eye"]]]}, r"keypoints\[0\] cannot be read"),
-        ({"boxes": BOX, "keypoints": [[[[1, float("nan"), 2]]]]}, "marked visible"),
-        ({"boxes": BOX, "keypoints": [[[[1, 2, float("nan")]]]]}, "NaN or infinite"),
-        ({"boxes": [BOX[0] * 2], "keypoints": [[PERSON, PERSON[:1]]]}, r"keypoints\[0\] cannot be read|same number"),
+        (
+            {"boxes": BOX, "keypoints": [[[[1, 2, 2], [1, float("nan"), 2]]]]},
+            r"keypoints\[0\]\[0\]\[1\] = \[1.0, nan, 2.0\] has NaN or infinite .* visibility 0",
+        ),
+        ({"boxes": BOX, "keypoints": [[[[1, 2, float("nan")]]]]}, r"keypoints\[0\]\[0\]\[0\] = \[1.0, 2.0, nan\] has"),
+        (
+            {"boxes": [BOX[0] * 2], "keypoints": [[PERSON, PERSON[:1]]]},
+            r"keypoints\[0\]\[1\] has 1 keypoints and keypoints\[0\]\[0\] has 2; .* same number",
+        ),
         ({"boxes": BOX, "keypoints": [[PERSON]], "keypoint_heatmap_downscale_factor": 5}, "does not divide"),
         ({"boxes": BOX, "segmentation_maps": GOOD[..., 0]}, "segmentation_maps were given with boxes"),
         ({"segmentation_maps": [GOOD[..., 0]] * 2}, "segmentation_maps has 2 entries for 1 images"),
@@ -691,8 +701,15 @@ def test_bad_arguments(processor, kwargs, message):
 
 def test_bad_batches(processor):
     people = [np.zeros((1, 4, 3)), np.zeros((1, 5, 3))]
-    with pytest.raises(ValueError, match="4 and 5 keypoints"):
-        processor([GOOD, GOOD], boxes=BOX * 2, keypoints=people)
+    message = r"keypoints\[2\]\[0\] has 5 keypoints and keypoints\[0\]\[0\] has 4; .* same number"
+    with pytest.raises(ValueError, match=message):
+        processor([GOOD] * 3, boxes=[BOX[0], [], BOX[0]], keypoints=[people[0], [], people[1]])
+    rows = np.ones((2, 4, 3))
+    rows[1, 3, 0] = np.inf
+    with pytest.raises(ValueError, match=r"keypoints\[2\]\[1\]\[3\] = \[inf, 1.0, 1.0\] has"):
+        processor([GOOD] * 3, boxes=[BOX[0], [], BOX[0] * 2], keypoints=[people[0], [], rows])
+    with pytest.raises(ValueError, match=r"images\[0\] has shape \(20, 30, 3\), that is 20 channels"):
+        processor(np.zeros((20, 30, 3), np.uint8), input_data_format="channels_first")
     with pytest.raises(ValueError, match=r"images\[1\] is 40 x 30 pixels .* one size"):
         processor([GOOD, photo(40, 30)], do_resize=False)
     with pytest.raises(ValueError, match=r"images\[1\] has 1 channels and images\[0\] has 3"):
