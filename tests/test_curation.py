@@ -203,14 +203,19 @@ def test_killed_anywhere_it_neither_repeats_nor_loses(sources, tmp_path, monkeyp
 def test_killed_by_the_system(sources, tmp_path):
     """SIGKILL while a process works, then the same command again."""
     out = tmp_path / "out"
-    code = (
-        "import sys, time; sys.path[:0] = [%r, %r]\n"
-        "from test_curation import fake_detector\n"
-        "from training import curate_humans\n"
-        "curate_humans.UNIT_IMAGES = 3\n"
-        "def slow(images):\n    time.sleep(0.15)\n    return fake_detector(images)\n"
-        "curate_humans.main(sys.argv[1:], slow)\n" % (str(ROOT), str(ROOT / "tests"))
-    )
+    code = f"""
+import sys, time
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from test_curation import fake_detector
+from training import curate_humans
+
+def slow(images):
+    time.sleep(0.15)
+    return fake_detector(images)
+
+curate_humans.UNIT_IMAGES = 3
+curate_humans.main(sys.argv[1:], slow)
+"""
     command = [sys.executable, "-c", code, "--sources", *sources, "--output_dir", str(out), *LIMITS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -319,7 +324,7 @@ def test_sources_without_images(tmp_path):
 
 
 def test_a_detector_of_transformers(tmp_path):
-    """A detector with random weights, saved and loaded as `--detector` loads a real one: boxes are COCO with a score."""
+    """A detector with random weights, loaded as `--detector` loads a real one: boxes are COCO with a score."""
     from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
     config = YolosConfig(
@@ -327,9 +332,9 @@ def test_a_detector_of_transformers(tmp_path):
         num_detection_tokens=5, id2label={0: "Person", 1: "dog"}, label2id={"Person": 0, "dog": 1},
     )  # fmt: skip
     model = YolosForObjectDetection(config)
-    model.class_labels_classifier.layers[-1].bias.data = np.float32(1) * model.class_labels_classifier.layers[-1].bias
-    model.class_labels_classifier.layers[-1].bias.data[:] = 0
-    model.class_labels_classifier.layers[-1].bias.data[0] = 9
+    bias = model.class_labels_classifier.layers[-1].bias.data
+    bias[:] = 0
+    bias[0] = 9
     model.save_pretrained(tmp_path)
     YolosImageProcessor(size={"height": 64, "width": 48}, do_pad=False).save_pretrained(tmp_path)
     found = transformers_detector(str(tmp_path), "cpu", 2)([picture(0), picture(1, 90, 80)])

@@ -30,7 +30,7 @@ from training.data import StepPlan
 from training.loop import TrainingStoppedError
 from training.mae_cost import PAPER_BATCHES, block_macs, cost_rows, mae_flops, mae_parameters, measured_peak_tflops
 from training.mae_cost import main as print_costs
-from training.mae_pictures import picture_grid, reconstruct
+from training.mae_pictures import picture_grid, reconstruct, send_picture
 from training.pretrain_data import (
     BadImageError,
     CropOptions,
@@ -191,6 +191,28 @@ def test_the_result_loads_into_every_task(data, tmp_path):
         key = "model.encoder.layers.1.mlp.fc1.weight"
         assert torch.equal(model.state_dict()[key], trained[key])
         assert torch.isfinite(model(torch.zeros(1, 3, 96, 80))[0]).all()
+
+
+def test_pictures_reach_the_trackers(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    pretrain(line(run, data / "photos", steps=4, more=("--report_to", "tensorboard")))
+    files = [EventAccumulator(str(path)).Reload() for path in run.rglob("events.out.tfevents.*")]
+    (shown,) = [image for file in files for tag in file.Tags()["images"] for image in file.Images(tag)]
+    with Image.open(run / "pictures" / "step-00000004.png") as saved:
+        assert shown.step == 4 and np.array_equal(
+            np.asarray(Image.open(io.BytesIO(shown.encoded_image_string))), saved
+        )
+
+    sent = []
+    for name in ("wandb", "another"):
+        tracker = type(
+            "Tracker", (), {"name": name, "log_images": lambda _, values, step: sent.append((values, step))}
+        )
+        send_picture(tracker(), Image.new("RGB", (5, 7)), 3)
+    ((values, step),) = sent
+    assert values["reconstructions"].shape == (1, 7, 5, 3) and step == 3
 
 
 @pytest.mark.parametrize("kind", ["encoder", "pretraining"])

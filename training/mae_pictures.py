@@ -75,3 +75,12 @@ def save_picture(picture: Image.Image, folder: Path, step: int) -> Path:
     picture.save(partial, format="PNG")
     partial.replace(path)
     return path
+
+
+def send_picture(tracker: Any, picture: Image.Image, step: int) -> None:
+    """Show a grid in TensorBoard or Weights & Biases; Accelerate's other trackers agree on no form for pictures."""
+    values = {"reconstructions": np.asarray(picture)[None]}  # (1, H, W, 3)
+    if tracker.name == "tensorboard":
+        tracker.log_images(values, step=step, dataformats="NHWC")
+    elif tracker.name == "wandb":
+        tracker.log_images(values, step=step)

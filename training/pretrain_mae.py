@@ -20,7 +20,6 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root comes in the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator, PartialState  # noqa: E402
 
@@ -31,7 +30,7 @@ from training.checkpoints import TrainerState  # noqa: E402
 from training.data import StepPlan  # noqa: E402
 from training.loop import Job, Monitor, Run, fit, start  # noqa: E402
 from training.mae_cost import mae_flops, measured_peak_tflops  # noqa: E402
-from training.mae_pictures import picture_grid, reconstruct, save_picture  # noqa: E402
+from training.mae_pictures import picture_grid, reconstruct, save_picture, send_picture  # noqa: E402
 from training.options import RunOptions, _option, check_names, parse_options, parse_values  # noqa: E402
 from training.pretrain_data import COUNTS, REASONS, CropOptions, ImageLoader, MaskedInputs, check_share  # noqa: E402
 from training.pretrain_sources import Mixture, open_source  # noqa: E402
@@ -240,8 +239,7 @@ class PretrainingMonitor(Monitor):
             picture = picture_grid(seen, hidden, grey_levels(rebuilt))
             save_picture(picture, run.folder / PICTURES_FOLDER, step)
             for tracker in run.accelerator.trackers:
-                if hasattr(tracker, "log_images"):
-                    tracker.log_images({"reconstructions": np.asarray(picture)[None]}, step=step)
+                send_picture(tracker, picture, step)
         run.log.restart_clock(step)
 
 
