@@ -107,7 +107,7 @@ def find_device(name: str | None = None) -> torch.device:
     name = name or default_device()
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # "meta" is a device without numbers
     except (RuntimeError, AssertionError, ImportError) as error:  # torch has no one error for it
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
@@ -148,7 +148,7 @@ def load_model(
     Raises:
         ValueError: if the checkpoint is of another task, naming it.
     """
-    from transformers import AutoConfig, AutoImageProcessor
+    from transformers import AutoImageProcessor
 
     import sapiens_hf
 
@@ -168,9 +168,9 @@ def load_model(
             )
         size = dict(zip(("height", "width"), model.config.image_size))
         return model, sapiens_hf.SapiensImageProcessor(size=size)
-    config = AutoConfig.from_pretrained(source)
-    if config.model_type != "sapiens":
-        raise ValueError(f"{source} is a {config.model_type!r} model, not Sapiens.")
+    if backend == "torch" and dtype == "int8":
+        raise ValueError("dtype int8 is for the onnxruntime backend: --backend onnxruntime, with an exported folder.")
+    config = _read_config(source)
     stored = (config.architectures or ["unknown"])[0]
     by_class = {name: task_name for task_name, name in TASK_CLASSES.items()}
     task = task or by_class.get(stored)
@@ -196,6 +196,18 @@ def load_model(
     return getattr(sapiens_hf, TASK_CLASSES[task]).from_pretrained(source, dtype=dtype).eval(), processor
 
 
+def _read_config(source: str) -> Any:
+    from transformers import AutoConfig
+
+    path = Path(source)
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):  # a Hub id is owner/name
+        raise FileNotFoundError(f"There is no model at {source}: expected a folder, a file or a Hub id.")
+    config = AutoConfig.from_pretrained(source)
+    if config.model_type != "sapiens":
+        raise ValueError(f"{source} is a {config.model_type!r} model, not Sapiens.")
+    return config
+
+
 def describe_model(source: str) -> dict[str, Any]:
     """What a checkpoint is, as names and values to print: task, size, parameters, labels, input, conventions."""
     import sapiens_hf
@@ -204,11 +216,7 @@ def describe_model(source: str) -> dict[str, Any]:
         path = find_original(source, None, None, {})
         config, model_class, file_format = original_config(path), original_class(path), "Meta's original format"
     else:
-        from transformers import AutoConfig
-
-        config, file_format = AutoConfig.from_pretrained(source), "transformers"
-        if config.model_type != "sapiens":
-            raise ValueError(f"{source} is a {config.model_type!r} model, not Sapiens.")
+        config, file_format = _read_config(source), "transformers"
         model_class = getattr(sapiens_hf, (config.architectures or ["SapiensModel"])[0])
     with torch.device("meta"):  # shapes only
         model = model_class(config)
@@ -315,6 +323,8 @@ def read_boxes(path: str | Path) -> dict[str, list]:
 
 def _read_coco_boxes(content: dict[str, Any], path: Path) -> CocoBoxes:
     def entries(kind: str, *needed: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not isinstance(content.get(kind, []), list):
+            raise ValueError(f"{path}: {kind} is of type {type(content[kind]).__name__}, expected a list as in COCO.")
         for index, entry in enumerate(content.get(kind, [])):
             missing = [name for name in needed if not isinstance(entry, dict) or name not in entry]
             if missing:
@@ -370,8 +380,8 @@ def match_boxes(boxes: Mapping[str, list], files: Sequence[tuple[Path, Path]]) -
             else:
                 unknown.append(key)
     if unknown and not (isinstance(boxes, CocoBoxes) and matched):
-        near = difflib.get_close_matches(unknown[0], [*by_path, *by_name], n=3)
-        more = f" (and {len(unknown) - 1} more entries)" if len(unknown) > 1 else ""
+        near = difflib.get_close_matches(unknown[0], {*by_path, *by_name}, n=3)
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"they are {', '.join([*by_name][:3])}."
         raise ValueError(f"boxes: the entry {unknown[0]!r}{more} names none of the {len(files)} input images; {hint}")
     return {path: boxes[key] for path, key in matched.items()}
@@ -470,26 +480,37 @@ def predict_files(
         for (path, relative, levels), data, mask in zip(batch, results, masks):
             yield relative, Result(path, predictor.task, levels.permute(1, 2, 0).numpy(), data, mask)
 
-    batch: list[tuple[Path, Path, torch.Tensor]] = []
-    for path, relative in files:
-        try:
-            levels = read_image(path, str(path), expects_levels=False)
-            if path in boxes_of:
-                from .heatmaps_sapiens import validate_boxes
-
-                height, width = levels.shape[-2:]
-                validate_boxes([boxes_of[path]], 1, [(height, width)])
-        except ValueError as error:
-            if on_error is None:
-                raise
-            on_error(path, _without_path(str(error), path))
-            continue
-        batch.append((path, relative, levels))
-        if len(batch) == predictor.batch_size:
+    def stream():
+        batch: list[tuple[Path, Path, torch.Tensor]] = []
+        for path, relative in files:
+            try:
+                levels = read_image(path, str(path), expects_levels=False)
+                if path in boxes_of:
+                    _check_image_boxes(boxes_of[path], path, levels)
+            except ValueError as error:
+                if on_error is None:
+                    raise
+                on_error(path, _without_path(str(error), path))
+                continue
+            batch.append((path, relative, levels))
+            if len(batch) == predictor.batch_size:
+                yield from finish(batch)
+                batch = []
+        if batch:
             yield from finish(batch)
-            batch = []
-    if batch:
-        yield from finish(batch)
+
+    return stream()  # so that wrong options and boxes are told by the call, before the first image
+
+
+def _check_image_boxes(boxes: list, path: Path, image: torch.Tensor) -> None:
+    from .heatmaps_sapiens import validate_boxes
+
+    height, width = image.shape[-2:]
+    try:
+        validate_boxes([boxes], 1, [(height, width)])
+    except ValueError as error:  # which speaks of lists of images; here there is one
+        reason = str(error).replace("boxes[0]", "boxes").split("; boxes are nested")[0]
+        raise ValueError(f"{path}: {reason.rstrip('.')}.") from error
 
 
 def _without_path(reason: str, path: Path) -> str:

@@ -170,7 +170,9 @@ def test_a_wrong_box_is_reported_with_its_image(models, photos, tmp_path, capsys
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({"a.png": [[5, 5, 0, 10]], "c.png": [[5, 5, 20, 30]]}))
     assert run("predict", photos, "--model", models["pose"], "--output", tmp_path, "--boxes", boxes) == 1
-    assert "a.png" in capsys.readouterr().err and (tmp_path / "c.pose.json").exists()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert f"{photos / 'a.png'}: boxes[0]" in line and "nested" not in line and line.count("a.png") == 1
+    assert (tmp_path / "c.pose.json").exists()
 
 
 def test_nothing_is_overwritten_silently(models, photos, tmp_path, capsys):
@@ -237,11 +239,13 @@ def test_results_inside_an_input_folder_are_no_inputs(models, photos, capsys):
     [
         (["nowhere.png"], "no file or folder nowhere.png"),
         (["{photos}", "--task", "pose"], "--task depth"),
+        (["{photos}", "--dtype", "int8"], "int8 is for the onnxruntime backend"),
+        (["{photos}", "--model", "no/such/folder"], "There is no model at no/such/folder"),
     ],
 )
 def test_wrong_use_says_what_to_do(arguments, message, models, photos, tmp_path, capsys):
     arguments = [argument.format(photos=photos) for argument in arguments]
-    assert run("predict", *arguments, "--model", models["depth"], "--output", tmp_path) == 2
+    assert run("predict", "--model", models["depth"], "--output", tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -289,6 +293,7 @@ COCO = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [{"image_id"
             "image_id 8",
         ),
         ({**COCO, "annotations": [{"image_id": 7}]}, r"boxes.json: annotations\[0\] has no bbox"),
+        ({**COCO, "images": 3}, "boxes.json: images is of type int, expected a list"),
         ({**COCO, "annotations": [3]}, r"annotations\[0\] has no image_id and no bbox: 3"),
         ({**COCO, "images": [{"id": 7}]}, r"images\[0\] has no file_name"),
     ],
@@ -336,7 +341,7 @@ def test_boxes_by_path_and_by_base_name(photos):
         ),
         (
             {"B/x.jpg": [], "someone": [], "noone": []},
-            r"'someone' \(and 1 more entries\) names none .* they are x\.jpg, y",
+            r"'someone' \(and 1 more\) names none .* they are x\.jpg, y",
         ),
         (prediction.CocoBoxes({"q.jpg": []}), "'q.jpg' names none"),
     ],
@@ -352,7 +357,7 @@ def test_a_coco_file_may_hold_more_images_than_the_inputs(two_folders):
 
 
 # -------------------------------------------------------------------------------------------- options that do not fit
-@pytest.mark.parametrize("device", ["cuda:63", "gpu"])
+@pytest.mark.parametrize("device", ["cuda:63", "gpu", "meta"])
 def test_a_device_that_is_not_there_is_named(device, models, photos, tmp_path, capsys):
     arguments = ("predict", photos, "--model", models["depth"], "--output", tmp_path, "--device", device)
     assert run(*arguments) == 2
