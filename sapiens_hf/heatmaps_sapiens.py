@@ -35,7 +35,6 @@ inverse.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -473,7 +472,7 @@ def _read_flip_pairs(flip_pairs: Any, num_keypoints: int) -> Tensor | list[list[
         indices = [as_plain(index) for index in pair] if isinstance(pair, list | tuple) else []
         if len(indices) != 2 or not all(type(index) is int and 0 <= index < num_keypoints for index in indices):
             raise ValueError(f"flip_pairs holds {pair!r}, {expected}.")
-        if len(seen | {*indices}) != len(seen) + 2:
+        if indices[0] == indices[1] or not seen.isdisjoint(indices):
             raise ValueError(f"flip_pairs holds {pair!r} with an index that came before, {expected}.")
         seen.update(indices)
         read.append(indices)
@@ -482,7 +481,7 @@ def _read_flip_pairs(flip_pairs: Any, num_keypoints: int) -> Tensor | list[list[
 
 def as_plain(value: Any) -> Any:
     """Lists and numbers of Python's own for arrays, tensors and their numbers; anything else as it is."""
-    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @torch.no_grad()
