@@ -3,8 +3,8 @@
     python docs/space/app.py --pose FOLDER_OR_ID --segmentation FOLDER_OR_ID --depth ... --normal ...
 
 As a Space, put this file and a requirements.txt with `sapiens_hf[space]` into the repository and name the models in
-the variables SAPIENS_POSE, SAPIENS_SEGMENTATION, SAPIENS_DEPTH and SAPIENS_NORMAL. Any folder, repository id or file in
-Meta's format will do; visitors may type another one. Needs gradio.
+the variables SAPIENS_POSE, SAPIENS_SEGMENTATION, SAPIENS_DEPTH and SAPIENS_NORMAL. Any folder, repository id or file
+in Meta's format will do; visitors may type another one. Needs gradio.
 """
 
 import argparse
