@@ -485,3 +485,19 @@ def test_info_of_a_file_in_the_original_format(tmp_path, capsys):
     assert run("info", path) == 0
     printed = capsys.readouterr().out
     assert "Meta's original format" in printed and "SapiensForPoseEstimation" in printed
+
+
+@pytest.mark.parametrize("task", ["pose", "depth"])
+def test_onnxruntime_writes_what_torch_writes(task, models, photos, tmp_path):
+    from conversion.onnx import export_onnx
+
+    export_onnx(str(models[task]), tmp_path / "onnx")
+    arguments = ("predict", photos / "a.png", "--model")
+    assert run(*arguments, models[task], "--output", tmp_path / "torch") == 0
+    assert run(*arguments, tmp_path / "onnx", "--backend", "onnxruntime", "--output", tmp_path / "ort") == 0
+    if task == "depth":
+        expected, got = (np.load(tmp_path / name / "a.depth.npy") for name in ("torch", "ort"))
+    else:
+        people = (json.loads((tmp_path / name / "a.pose.json").read_text())["people"] for name in ("torch", "ort"))
+        expected, got = ([point["score"] for point in person[0]["keypoints"]] for person in people)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
