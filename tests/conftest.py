@@ -1,7 +1,7 @@
 """One thread for every test and what it starts.
 
-Many tests compare bits: between batch sizes, processes, and runs that were killed and resumed. Sums over several threads
-may be taken in another order. Tests of threads set their own number.
+Many tests compare bits: between batch sizes, processes, and runs that were killed and resumed. Sums over several
+threads may be taken in another order. Tests of threads set their own number.
 """
 
 import os
