@@ -54,7 +54,6 @@ from .losses_sapiens import depth_loss, heatmap_loss, normal_loss, segmentation_
 logger = logging.get_logger(__name__)
 
 
-# --------------------------------------------------------------------------------------------------------- outputs
 @auto_docstring
 @dataclass
 class SapiensPoseEstimationOutput(ModelOutput):
@@ -92,7 +91,6 @@ class SapiensNormalEstimationOutput(ModelOutput):
         return self.predicted_normal
 
 
-# ------------------------------------------------------------------------------------------------------ embeddings
 def sincos_position_table(hidden_size: int, grid_size: tuple[int, int], num_prefix_tokens: int) -> torch.Tensor:
     """Fixed position table of pretraining, shape `(1, num_prefix_tokens + rows * columns, hidden_size)`, float32.
 
@@ -192,7 +190,6 @@ class SapiensEmbeddings(nn.Module):
         return self.dropout(hidden_states)
 
 
-# ----------------------------------------------------------------------------------------------- transformer blocks
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -300,7 +297,6 @@ class SapiensLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.dropout(transformed))
 
 
-# ------------------------------------------------------------------------------------------------------ dense head
 class SapiensHeadLayer(nn.Module):
     """Convolution, instance norm over this image alone (no parameters, also in evaluation), SiLU."""
 
@@ -354,7 +350,6 @@ class SapiensDenseHead(nn.Module):
         return self.final_conv(self.dropout(maps))
 
 
-# -------------------------------------------------------------------------------------------------------- backbone
 @auto_docstring
 class SapiensPreTrainedModel(SapiensLoadingMixin, PreTrainedModel):
     config_class = SapiensConfig
@@ -546,7 +541,6 @@ class SapiensBackbone(BackboneMixin, SapiensModel):
         )
 
 
-# --------------------------------------------------------------------------------------------------- dense tasks
 class SapiensDensePredictor(SapiensPreTrainedModel):
     """Backbone and head, shared by the four dense tasks; each adds its output, activation and loss."""
 
