@@ -400,7 +400,8 @@ Credit: Rawal Khirodkar et al., "Sapiens: Foundation for Human Vision Models", E
 """
 CONVERTED_NOTE = """
 Changed here: tensors were renamed, fused query-key-value matrices were split into three, and the file format is
-safetensors. The values that {file} of {repo} holds were kept{rounded}.
+safetensors. The values that {file} of {repo} holds were kept{rounded}. Only a position table
+that was resized to another image size holds interpolated values.
 """
 ADAPTED_NOTE = """
 Changed here: these weights were trained further, starting from {base}.

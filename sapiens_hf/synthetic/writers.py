@@ -284,7 +284,8 @@ def _datasets() -> Any:
         import datasets
     except ImportError as error:
         raise ImportError(
-            "The table needs the package `datasets`: pip install sapiens_hf[train], or leave `table` out of --formats."
+            "The table needs the package `datasets`: pip install sapiens_hf[synthetic], "
+            "or leave `table` out of --formats."
         ) from error
     return datasets
 
