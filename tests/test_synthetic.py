@@ -764,7 +764,7 @@ def test_foreign_folders_and_unknown_formats_are_refused(written, tmp_path):
 
 def test_the_table_needs_datasets(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install sapiens_hf\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install sapiens_hf\[synthetic\]"):
         make(tmp_path / "new", RECIPE, 1)
 
 
