@@ -74,7 +74,13 @@ def make_job(options: RunOptions) -> Job:
     evaluator = make_evaluator(options, processor, layout, config) if eval_samples is not None else None
     augment = make_augment(options, tuple(config.image_size), layout)
     min_visible = getattr(options, "min_visible", 0) if options.augment else 0
-    return Job(model, processor, samples, augment, evaluator, eval_samples, min_visible)
+    loss_size = num_person_pixels if options.task == "normal" else None
+    return Job(model, processor, samples, augment, evaluator, eval_samples, min_visible, loss_size=loss_size)
+
+
+def num_person_pixels(batch: Any) -> Any:
+    """What the loss of normals divides by; that of the other tasks is a mean over images or all pixels."""
+    return batch["mask"].sum()
 
 
 def layout_of(options: RunOptions) -> KeypointLayout | ClassLayout | None:

@@ -13,8 +13,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, repeat
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -81,6 +82,7 @@ class Job:
         min_visible: pose only, see `TrainingSet`.
         make_loader: batches of a plan, in the place of `samples` through `augment`; a batch has `name`.
         to_inputs: batch on the device -> the model's inputs, in the place of `ModelInputs`.
+        loss_size: batch -> number of pixels that its loss is the mean of, where batches differ in it.
         monitor: what the job adds to the steps.
     """
 
@@ -93,6 +95,7 @@ class Job:
     min_visible: int = 0
     make_loader: Callable[[StepPlan], Any] | None = None
     to_inputs: Callable[[Any], dict[str, Any]] | None = None
+    loss_size: Callable[[Any], torch.Tensor] | None = None
     monitor: Monitor = field(default_factory=Monitor)
 
 
@@ -184,11 +187,16 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
                 group["lr"] = lr * factor
             torch.manual_seed(step_seed(options.seed, step, accelerator.process_index))  # dropout
             total, names = torch.zeros((), device=accelerator.device), []
-            for _ in range(plan.num_accumulated):
-                batch = next(batches)
+            step_batches: Iterable[Any] = islice(batches, plan.num_accumulated)
+            weights: Iterable[Any] = repeat(1.0)
+            if job.loss_size is not None:
+                step_batches = list(step_batches)
+                weights = loss_weights([job.loss_size(batch) for batch in step_batches], accelerator)
+            for batch, weight in zip(step_batches, weights):
                 names += batch["name"]
                 with accelerator.accumulate(model):
-                    loss = model(**to_inputs(send_to_device(batch, accelerator.device, non_blocking=True))).loss
+                    outputs = model(**to_inputs(send_to_device(batch, accelerator.device, non_blocking=True)))
+                    loss = outputs.loss * weight
                     accelerator.backward(loss)
                 total += loss.detach().float() / plan.num_accumulated
             norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
@@ -214,6 +222,18 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
+
+
+def loss_weights(sizes: Sequence[torch.Tensor], accelerator: Accelerator) -> torch.Tensor:
+    """Factors on the losses of a process's batches that make their mean over all processes that of one large batch.
+
+    Args:
+        sizes: number of pixels that each batch of this process and step is averaged over.
+        accelerator: of the run.
+    """
+    own = torch.stack([size.float() for size in sizes]).to(accelerator.device)
+    mean = accelerator.reduce(own.mean(), reduction="mean")
+    return own / mean.clamp(min=1e-6)
 
 
 def make_training_set(options: RunOptions, job: Job, plan: StepPlan) -> TrainingSet | StreamingSet:
