@@ -15,6 +15,7 @@ $(VENV)/.installed-%: pyproject.toml
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python docs/demo.py --output demo_output
+	$(BIN)/python docs/demo_full_size.py --output demo_output/full_size
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -62,7 +62,7 @@ TASK_CARDS: dict[str, TaskCard] = {
         "keypoint-detection",
         "AutoModelForPoseEstimation",
         ("pose-estimation",),
-        "`heatmaps` (batch, {num_labels}, height / 4, width / 4), one per keypoint, not probabilities. "
+        "`heatmaps` (batch, {num_labels}, {map_size}), one per keypoint, not probabilities. "
         "`post_process_pose_estimation` turns them into (x, y) in pixels of the source image, the centre of the first "
         "pixel being (0, 0), and a score per keypoint. Left and right are the person's own.",
         '# One box (x, y, width, height) in pixels for each person; or detector="default" instead of boxes.\n'
@@ -77,7 +77,7 @@ TASK_CARDS: dict[str, TaskCard] = {
         "image-segmentation",
         "AutoModelForSemanticSegmentation",
         ("semantic-segmentation", "human-parsing"),
-        "`logits` (batch, {num_labels}, height / 2, width / 2). `post_process_semantic_segmentation` resizes them to "
+        "`logits` (batch, {num_labels}, {map_size}). `post_process_semantic_segmentation` resizes them to "
         "the source image and takes the largest: one class index per pixel. Left and right are the person's own.",
         'for part in run(image):\n    print(part["label"], part["mask"].size)',
         "logits",
@@ -88,7 +88,7 @@ TASK_CARDS: dict[str, TaskCard] = {
         "depth-estimation",
         "AutoModelForDepthEstimation",
         (),
-        "`predicted_depth` (batch, height, width). It is relative, not metres: **larger is farther**, 0 at the "
+        "`predicted_depth` (batch, {map_size}). It is relative, not metres: **larger is farther**, 0 at the "
         "nearest and 1 at the farthest point of the person. Off the person it means nothing.",
         'result = run(image)\nresult["depth"].save("depth.png")\nprint(result["predicted_depth"].shape)',
         "predicted_depth",
@@ -99,7 +99,7 @@ TASK_CARDS: dict[str, TaskCard] = {
         "image-to-image",
         "AutoModelForNormalEstimation",
         ("normal-estimation",),
-        "`predicted_normal` (batch, 3, height / 2, width / 2). Channels are x, y, z in the axes of the camera, each "
+        "`predicted_normal` (batch, 3, {map_size}). Channels are x, y, z in the axes of the camera, each "
         "from -1 to 1; mirroring the image negates x. `post_process_normal_estimation` resizes to the source image "
         "and makes every vector unit length. The authors do not state the signs of y and z. Off the person it means "
         "nothing.",
@@ -321,10 +321,12 @@ def _conventions(config: Any, task: str) -> str:
         if task == "pose"
         else f"The whole image is stretched to {height} x {width} without keeping its aspect"
     )
+    stride = config.patch_size / 2 ** len(config.deconv_out_channels)
     outputs = TASK_CARDS[task].outputs.format(
         num_labels=config.num_labels,
         hidden_size=config.hidden_size,
         patch_size=config.patch_size,
+        map_size="height, width" if stride == 1 else f"height / {stride:g}, width / {stride:g}",
         tokens="a class token, then " if config.use_cls_token else "",
         pooled="the class token" if config.use_cls_token else "the mean over the tokens",
     )

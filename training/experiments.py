@@ -50,6 +50,9 @@ class Network:
 
     hidden_size: int
     num_hidden_layers: int
+    patch_size: int = 16
+    decoder_hidden_size: int = 64
+    decoder_num_hidden_layers: int = 2
 
     @property
     def name(self) -> str:
@@ -64,19 +67,26 @@ class Network:
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=heads,
             intermediate_size=4 * self.hidden_size,
+            patch_size=self.patch_size,
+        )
+
+    def decoder_fields(self) -> dict[str, int]:
+        """Those of the part that rebuilds images."""
+        width = self.decoder_hidden_size
+        return dict(
+            decoder_hidden_size=width,
+            decoder_num_hidden_layers=self.decoder_num_hidden_layers,
+            decoder_num_attention_heads=width // 16,
+            decoder_intermediate_size=4 * width,
         )
 
     def config(self, size: tuple[int, int]) -> SapiensConfig:
         """Of the masked autoencoder."""
-        return SapiensConfig(image_size=list(size), use_cls_token=True, **self.fields(), **DECODER)
+        return SapiensConfig(image_size=list(size), use_cls_token=True, **self.fields(), **self.decoder_fields())
 
     def flops(self, size: tuple[int, int]) -> int:
         """Operations of a training step per image."""
         return mae_flops(self.config(size))
-
-
-DECODER = dict(decoder_hidden_size=64, decoder_num_hidden_layers=2, decoder_num_attention_heads=4)
-DECODER |= dict(decoder_intermediate_size=256)
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,7 @@ def pretrain_run(
         steps: updates of the weights.
         num_images: length of an epoch, for a log that counts in epochs; the folder decides what is seen.
     """
-    fields = {**network.fields(), **DECODER, "norm_pix_loss": scale.norm_pix_loss}
+    fields = {**network.fields(), **network.decoder_fields(), "norm_pix_loss": scale.norm_pix_loss}
     arguments = [
         *("--train_data", str(images), "--output_dir", str(folder), "--model_size", "tiny"),
         *("--image_size", *map(str, scale.size), "--config_overrides", *_pairs(fields)),

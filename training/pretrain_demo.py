@@ -34,13 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(prog="python -m training.pretrain_mae --demo", description=__doc__)
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of pictures and runs")
     parser.add_argument("--task", default="segmentation", choices=sorted(NUM_DECONVS), help="to fine-tune for")
-    parser.add_argument("--num_images", type=int, default=1000, help="synthetic people to pretrain on")
+    parser.add_argument("--num_images", type=int, default=2000, help="synthetic people to pretrain on")
     parser.add_argument("--steps", type=int, default=1500, help="of pretraining")
     parser.add_argument("--finetune_steps", type=int, default=200)
     parser.add_argument("--num_labels", type=int, default=64, help="labelled pictures to fine-tune with")
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 144), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--width", type=int, default=192, help="of the network")
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--size", type=int, nargs=2, default=(128, 96), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--width", type=int, default=128, help="of the network")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--patch_size", type=int, default=8, help="small ones leave more of a small picture to see")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the people")
     options = parser.parse_args(arguments)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         num_val=max(options.num_labels, 16),
         norm_pix_loss=False,
     )
-    network, folder = Network(options.width, options.layers), options.output_dir
+    network, folder = Network(options.width, options.layers, options.patch_size, 128, 2), options.output_dir
     images = pictures_of_people(folder / "people", TRAIN_SEED, options.num_images, scale.size, options.workers)
     labelled = labelled_people(folder / "labelled", LABEL_SEED, scale.num_labels, scale.size, options.workers)
     val = labelled_people(folder / "val", VAL_SEED, scale.num_val, scale.size, options.workers)

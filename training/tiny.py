@@ -67,17 +67,17 @@ class Part:
 
 PARTS = {
     "segmentation": Part(
-        4600, (64, 48, 32), (), ("background_prob=0", "zoom=[0.75,1.35]", "max_class_share=null", "rotate_prob=0")
+        3400, (64, 48, 32), (), ("background_prob=0", "zoom=[0.75,1.35]", "max_class_share=null", "rotate_prob=0")
     ),
-    "normal": Part(2600, (64, 48, 32), (), ("background_prob=0", "zoom=[0.75,1.35]")),
+    "normal": Part(2000, (64, 48, 32), (), ("background_prob=0", "zoom=[0.75,1.35]")),
     "pose": Part(
-        2600,
+        2000,
         (64, 32),
         (),
         ("half_body_prob=0.1", "scale_spread=0.2", "rotate_deg=20", "hole_prob=0", "shift_share=0.05"),
         ("--keypoint_set", "coco", "--heatmap_sigma", "2"),
     ),
-    "depth": Part(1600, (64, 32), (32,), ("background_prob=0", "zoom=[0.75,1.35]", "rotate_prob=0")),
+    "depth": Part(1000, (64, 32), (32,), ("background_prob=0", "zoom=[0.75,1.35]", "rotate_prob=0")),
 }
 
 
@@ -202,9 +202,9 @@ def export(run: Path, task: str, folder: Path) -> None:
     model = getattr(sapiens_hf, MODEL_CLASSES[task]).from_pretrained(run, dtype=torch.float32)
     processor = sapiens_hf.SapiensImageProcessor.from_pretrained(run)
     model.config._name_or_path = ""
-    build_repository(
-        model, processor, folder, dtype=torch.float16, license="apache-2.0", overwrite=True, name=folder.name
-    )
+    repo_id = f"checkpoints/{folder.name}"  # for the card's snippets, which then run in a checkout
+    options = dict(dtype=torch.float16, license="apache-2.0", repo_id=repo_id, overwrite=True)
+    build_repository(model, processor, folder, **options)
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", config | {"dtype": "float32"})
 

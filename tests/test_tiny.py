@@ -1,0 +1,100 @@
+"""The small checkpoints of the repository, the demonstration on them, and the program that made them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import sapiens_hf
+from sapiens_hf.hub import check_repository
+from sapiens_hf.synthetic import SyntheticHumans
+from training import tiny
+from training.build import MODEL_CLASSES
+from training.tiny import GOALS, PARTS, Goal
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINTS, PEOPLE = ROOT / "checkpoints", ROOT / "examples" / "people"
+SHIPPED = {task: CHECKPOINTS / f"tiny-{task}" for task in PARTS}
+
+
+def demo():
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "docs" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("task", PARTS)
+def test_shipped_folders_are_complete(task):
+    folder = SHIPPED[task]
+    card = check_repository(folder)
+    assert card["license"] == "apache-2.0"
+    text = (folder / "README.md").read_text()
+    stored = json.loads((folder / "training.json").read_text())
+    goal = GOALS[task]
+    for fact in (f"| {goal.metric} | {stored['results'][goal.metric]:.4f} |", f"seed {tiny.TRAIN_SEED}", goal.title):
+        assert fact in text
+    assert stored["options"]["max_steps"] == PARTS[task].max_steps
+    assert not any(str(value).startswith("/") for value in stored["options"].values())
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}
+    model = getattr(sapiens_hf, MODEL_CLASSES[task]).from_pretrained(folder)
+    assert model.dtype == torch.float32  # what CPUs are fast in
+
+
+def test_shipped_folders_are_small():
+    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) <= 16e6
+
+
+def test_examples_are_what_the_seed_gives():
+    """They are unseen: another seed than that of training."""
+    recipe = json.loads((PEOPLE / "dataset.json").read_text())
+    assert recipe["seed"] == tiny.VAL_SEED != tiny.TRAIN_SEED
+    sample = SyntheticHumans(tiny.VAL_SEED, tiny.SIZE, tiny.PEOPLE, 1, crop=True)[0]
+    assert Image.open(PEOPLE / "images" / "000000.png").size == tiny.SIZE[::-1]
+    stored = json.loads((PEOPLE / "annotations" / "person_keypoints.json").read_text())["annotations"]
+    assert len([person for person in stored if person["image_id"] == stored[0]["image_id"]]) == len(sample["boxes"])
+
+
+def test_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["demo.py", "--output", str(tmp_path)])
+    module = demo()
+    with torch.no_grad():
+        module.main()
+    sheets = sorted(path.name for path in tmp_path.iterdir())
+    assert sheets == [*(f"people_{number:06}.png" for number in range(6)), "photograph.png"]
+    width, height = Image.open(tmp_path / sheets[0]).size
+    assert width > 5 * 2 * tiny.SIZE[1] and height > 2 * 2 * tiny.SIZE[0]
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()[:1]}
+    for task, goal in GOALS.items():
+        assert module.GOALS[task] == (goal.title, goal.value, goal.higher_is_better)
+        stored = json.loads((SHIPPED[task] / "training.json").read_text())["results"][goal.metric]
+        numbers = [float(word) for word in rows[task].split() if word.replace(".", "", 1).isdigit()]
+        assert numbers[-2:] == [goal.value, pytest.approx(stored, abs=5e-4)]
+        assert ("not met" in rows[task]) != goal.is_met(stored)
+
+
+def test_the_program_makes_such_folders(tmp_path, capsys):
+    given = ["--output_dir", str(tmp_path), "--steps", "1", "--num_train", "4", "--num_val", "2"]
+    scores = tiny.main(given)
+    assert set(scores) == set(PARTS) and "NOT met" in capsys.readouterr().out
+    for task in PARTS:
+        folder = tmp_path / "checkpoints" / f"tiny-{task}"
+        check_repository(folder)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in SHIPPED[task].iterdir())
+    (tmp_path / "checkpoints" / "tiny-pose" / "README.md").unlink()
+    weights = (tmp_path / "depth" / "model.safetensors").stat().st_mtime_ns
+    again = tiny.main(given)  # runs that have ended are not done again
+    for task in PARTS:
+        assert again[task] == pytest.approx(scores[task], nan_ok=True)
+    assert (tmp_path / "depth" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_goals():
+    assert Goal("mean", "", 15.0, higher_is_better=False).is_met(15.0)
+    assert not Goal("mean", "", 15.0, higher_is_better=False).is_met(15.1)
+    assert Goal("pck", "", 0.9).is_met(0.9) and not Goal("pck", "", 0.9).is_met(0.89)
