@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -531,6 +536,17 @@ def test_trackers(data, tmp_path):
     loaded = EventAccumulator(str(events)).Reload()
     assert [event.step for event in loaded.Scalars("loss")] == [1, 2]
     assert loaded.Scalars("loss")[1].value == pytest.approx(losses(tmp_path)[1])
+
+
+def test_trackio(data, tmp_path):
+    """In a process of its own: trackio reads its folder when it is imported, and starts a server on this machine."""
+    line = [sys.executable, str(ROOT / "training" / "finetune_depth.py"), *arguments("depth", data, tmp_path, steps=2)]
+    settings = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*line, "--report_to", "trackio"], env={**os.environ, **settings}, check=True, capture_output=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "sapiens_hf.db")) as stored:
+        rows = stored.execute("select step, metrics from metrics order by step").fetchall()
+    logged = {step: json.loads(values) for step, values in rows if "loss" in json.loads(values)}
+    assert [logged[step]["loss"] for step in (1, 2)] == pytest.approx(losses(tmp_path))
 
 
 def test_upload(runs, monkeypatch, data, tmp_path):
