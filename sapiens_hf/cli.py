@@ -63,7 +63,9 @@ def _add_predict(verbs) -> None:
     )
     verb.add_argument("--batch-size", type=_at_least_one, default=1, help="images, or person crops, per forward pass")
     verb.add_argument(
-        "--resize", default="two_step", choices=("two_step", "direct"), help="two_step is the original's"
+        "--resize",
+        choices=("two_step", "direct"),
+        help="of maps to the image (default: two_step, the original's)",
     )
     verb.add_argument(
         "--boxes",

@@ -54,11 +54,13 @@ OUTPUTS = {
     "depth": (".depth.png", ".depth.npy", ".depth16.png", ".depth.json"),
     "normal": (".normal.png", ".normal.npy"),
 }
+RESULT_SUFFIXES = tuple(suffix for suffixes in OUTPUTS.values() for suffix in suffixes)
 # Options that only some tasks have.
 OPTION_TASKS = {
     **dict.fromkeys(("boxes", "detector", "detector_threshold", "threshold", "flip_test"), ("pose",)),
     **dict.fromkeys(("keypoint_indices", "flip_pairs"), ("pose",)),
     "mask_model": ("depth", "normal"),
+    "resize": ("segmentation", "depth", "normal"),
 }
 
 
@@ -248,7 +250,8 @@ def find_images(inputs: Sequence[str | Path], exclude: str | Path | None = None)
 
     Args:
         inputs: files and folders.
-        exclude: folder that is not searched when it lies inside an input, such as that of earlier results.
+        exclude: folder of results: not searched when it lies inside an input. When it is an input itself, only files
+            named like results of an image there (`a.depth.png` beside `a.jpg`) are left out.
 
     Raises:
         FileNotFoundError: if an input does not exist.
@@ -260,9 +263,13 @@ def find_images(inputs: Sequence[str | Path], exclude: str | Path | None = None)
             folder = entry.resolve()
             skipped = folder if exclude is None else Path(exclude).resolve()
             skips = skipped != folder and skipped.is_relative_to(folder)
-            for path in sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
+            images = sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            is_output = exclude is not None and skipped == folder
+            bases = {path.with_suffix("") for path in images} if is_output else set()
+            for path in images:
                 relative = path.relative_to(entry)
-                if not (skips and (folder / relative).is_relative_to(skipped)):
+                is_result = path.name.endswith(RESULT_SUFFIXES) and path.with_suffix("").with_suffix("") in bases
+                if not (is_result or (skips and (folder / relative).is_relative_to(skipped))):
                     found[path.parent.resolve() / path.name] = path, relative, folder
         elif entry.exists():
             folder = entry.parent.resolve()
@@ -395,11 +402,11 @@ class Predictor:
         processor: its image processor.
         device: torch device; the best one by default.
         batch_size: images, or person crops, per forward pass.
-        resize: "two_step" (as the original) or "direct", for the three dense tasks.
+        resize: "two_step" (as the original, the default) or "direct", for the three dense tasks.
         **pose_options: arguments of the keypoint-detection pipeline (`detector`, `threshold`, `flip_test`, ...).
 
     Raises:
-        ValueError: if the device cannot be used, the batch size is below 1, or the task has no such option.
+        ValueError: if the device cannot be used, the batch size is below 1, or the task or model has no such option.
     """
 
     def __init__(
@@ -408,18 +415,23 @@ class Predictor:
         processor,
         device: str | None = None,
         batch_size: int = 1,
-        resize: str = "two_step",
+        resize: str | None = None,
         **pose_options,
     ):
         architecture = getattr(model, "architecture", type(model).__name__)  # an ONNX model says which class it was
         self.task = {name: task for task, name in TASK_CLASSES.items()}[architecture]
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-        check_task_options(self.task, **pose_options)
+        check_task_options(self.task, resize=resize, **pose_options)
+        if not isinstance(model, torch.nn.Module) and device not in (None, "cpu"):
+            raise ValueError(
+                f"device is {device!r}, but an ONNX model was loaded for the CPU: leave device out, or use the torch "
+                "backend."
+            )
         self.model = model.to(find_device(device)) if isinstance(model, torch.nn.Module) else model
         self.processor = processor
         self.batch_size = batch_size
-        self.resize = resize
+        self.resize = resize or "two_step"
         if self.task == "pose":
             from .pipeline_sapiens import SapiensKeypointDetectionPipeline
 

@@ -234,17 +234,26 @@ def test_results_inside_an_input_folder_are_no_inputs(models, photos, capsys):
     assert len(results) == 3  # an input that is asked for is searched
 
 
+def test_results_beside_their_images_are_no_inputs(models, photos, capsys):
+    arguments = ("predict", photos, "--model", models["depth"], "--output", photos, "--overwrite")
+    for _ in range(2):
+        assert run(*arguments) == 0
+        assert "3 of 3 images" in capsys.readouterr().out
+    assert len(prediction.find_images([photos])) == 9  # without an output folder every picture is one: two of depth
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["nowhere.png"], "no file or folder nowhere.png"),
         (["{photos}", "--task", "pose"], "--task depth"),
         (["{photos}", "--dtype", "int8"], "int8 is for the onnxruntime backend"),
+        (["{photos}", "--model", "{pose}", "--resize", "direct"], "resize is for segmentation and depth and normal"),
         (["{photos}", "--model", "no/such/folder"], "There is no model at no/such/folder"),
     ],
 )
 def test_wrong_use_says_what_to_do(arguments, message, models, photos, tmp_path, capsys):
-    arguments = [argument.format(photos=photos) for argument in arguments]
+    arguments = [argument.format(photos=photos, pose=models["pose"]) for argument in arguments]
     assert run("predict", "--model", models["depth"], "--output", tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -501,3 +510,6 @@ def test_onnxruntime_writes_what_torch_writes(task, models, photos, tmp_path):
         people = (json.loads((tmp_path / name / "a.pose.json").read_text())["people"] for name in ("torch", "ort"))
         expected, got = ([point["score"] for point in person[0]["keypoints"]] for person in people)
     np.testing.assert_allclose(got, expected, atol=1e-5)
+    exported, processor = prediction.load_model(str(tmp_path / "onnx"), backend="onnxruntime")
+    with pytest.raises(ValueError, match="device is 'cuda', but an ONNX model was loaded for the CPU"):
+        prediction.Predictor(exported, processor, device="cuda")
