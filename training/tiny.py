@@ -3,9 +3,9 @@
     python -m training.tiny --output_dir runs/tiny --workers 2                   # everything, some hours on two cores
     python -m training.tiny --output_dir runs/tiny --evaluate_only checkpoints   # score what is there
 
-Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people. Body parts come first, from
-random weights; keypoints, depth and normals start from the encoder that this gave. Every part ends in a folder that is
-not made again, so the command goes on where it was stopped.
+Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people. Body parts
+and normals start from random weights, keypoints and depth from the encoder that the parts gave. Every part ends in a
+folder that is not made again, so the command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .evaluators import (
     SegmentationEvaluator,
     evaluate,
 )
-from .experiments import Run, execute_all, single_thread
+from .experiments import MILD_AUGMENTATION, Run, execute_all, single_thread
 from .layouts import class_layout, keypoint_layout
 from .loop import METRICS_FILE, RUN_FILE
 from .sources import open_samples
@@ -52,32 +52,24 @@ class Part:
         max_steps: updates of the weights, of `batch_size` pictures each.
         deconv_out_channels: of the head; each layer doubles the resolution of the tokens.
         conv_out_channels: 1 x 1 convolutions after them.
-        augmentation: changes of the original's. A network this small has nothing to give away to views that are much
-            larger or smaller than those it will see.
         options: further ones of the script.
+        start: task whose encoder it starts from; None for random weights.
     """
 
     max_steps: int
     deconv_out_channels: tuple[int, ...]
-    conv_out_channels: tuple[int, ...]
-    augmentation: tuple[str, ...]
+    conv_out_channels: tuple[int, ...] = ()
     options: tuple[str, ...] = ()
+    start: str | None = None
     batch_size: int = 16
     learning_rate: float = 1.5e-3
 
 
-MILD = ("background_prob=0", "zoom=[0.75,1.35]", "rotate_prob=0")
 PARTS = {
-    "segmentation": Part(6000, (64, 64, 64), (), (*MILD, "max_class_share=null"), ("--class_weights", "false")),
-    "normal": Part(5000, (64, 64, 64), (), MILD),
-    "pose": Part(
-        4500,
-        (64, 64),
-        (64,),
-        ("half_body_prob=0.1", "scale_spread=0.2", "rotate_deg=20", "hole_prob=0", "shift_share=0.05"),
-        ("--keypoint_set", "coco", "--heatmap_sigma", "1.5"),
-    ),
-    "depth": Part(2500, (64, 64, 32), (), MILD),
+    "segmentation": Part(6000, (64, 64, 64), (), ("--class_weights", "false")),
+    "normal": Part(5000, (64, 64, 64)),
+    "pose": Part(3500, (64, 64), (64,), ("--keypoint_set", "coco", "--heatmap_sigma", "1.5"), FIRST),
+    "depth": Part(1500, (64, 64, 32), start=FIRST),
 }
 
 
@@ -121,15 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         scores = {task: evaluate_folder(options.evaluate_only / f"tiny-{task}", task, val) for task in PARTS}
     else:
         train = people(folder / "humans", TRAIN_SEED, options.num_train, options.workers)
-        first = program(FIRST, train, val, folder / FIRST, None, options.steps, options.mixed_precision)
-        execute_all([first], 1)
-        encoder = encoder_of(folder / FIRST, folder / "encoder")
-        others = [
-            program(task, train, val, folder / task, encoder, options.steps, options.mixed_precision)
-            for task in PARTS
-            if task != FIRST
-        ]
-        execute_all(others, options.workers)
+        for starts in (None, FIRST):
+            encoder = encoder_of(folder / starts, folder / "encoder") if starts else None
+            runs = [
+                program(task, train, val, folder / task, encoder, options.steps, options.mixed_precision)
+                for task, part in PARTS.items()
+                if part.start == starts
+            ]
+            execute_all(runs, options.workers)
         scores = {}
         for task in PARTS:
             place = folder / "checkpoints" / f"tiny-{task}"
@@ -167,7 +158,7 @@ def program(
         *(("--model_size", "tiny") if start is None else ("--model_name_or_path", str(start))),
         *("--image_size", *map(str, INPUT_SIZE)),
         *("--config_overrides", *(f"{name}={json.dumps(value)}" for name, value in fields.items())),
-        *("--augmentation", *part.augmentation, *part.options),
+        *("--augmentation", *MILD_AUGMENTATION[task], *part.options),
         *("--max_steps", str(max_steps), "--batch_size", str(part.batch_size)),
         *("--learning_rate", str(part.learning_rate), "--schedule", "cosine_by_step", "--layer_decay_rate", "0.85"),
         *("--warmup_steps", str(min(200, max_steps // 10)), "--weight_decay", "0.05"),
@@ -242,7 +233,7 @@ def finish_card(run: Path, task: str, folder: Path, scores: dict[str, float], op
         val_seed=VAL_SEED,
         steps=options.steps or PARTS[task].max_steps,
         batch=PARTS[task].batch_size,
-        start="random weights" if task == FIRST else f"the encoder of tiny-{FIRST}",
+        start=f"the encoder of tiny-{PARTS[task].start}" if PARTS[task].start else "random weights",
         seed=SEED,
         hardware=describe_run(run),
         goal=f"{goal.value:g}",
