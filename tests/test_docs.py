@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = "test_publishing_docs.py, test_training_trainer.py or test_synthetic.py runs it"
 # For each page, what its Python snippets find there, in order: a scene below, or a test that has one of its own.
 SCENES = {
-    "README.md": ["four folders", "released file"],
+    "README.md": ["checkout", "four folders", "released file"],
     "conversion.md": ["checkpoint", "checkpoint"],
     "evaluation.md": ["results", "record", "stream"],
     "licences.md": [ELSEWHERE],
@@ -115,6 +115,8 @@ def scene_of(scene: str, monkeypatch) -> dict:
         return {"folder": save_model("pose", "my-pose", sapiens_hf.SapiensForPoseEstimation(config))}
     if scene == "trained":
         save_model("segmentation", "runs/parts")
+    if scene == "checkout":
+        monkeypatch.chdir(ROOT)
     if scene == "four folders":
         for task, name in zip(("pose", "segmentation", "depth", "normal"), ("pose", "parts", "depth", "normals")):
             save_model(task, f"my-{name}")
@@ -160,6 +162,7 @@ def test_snippet(page, code, scene, desk, monkeypatch):
             write_maps(part.splitlines()[-1])
         exec(compile(part, f"{page.name}, {scene}", "exec"), names)
     checks = {
+        "checkout": lambda: {"Background", "Upper_Clothing"} <= {part["label"] for part in names["found"]},
         "four folders": lambda: len(names["people"]) == 1 and names["normals"].shape == (3, 70, 50),
         "released file": lambda: len(names["people"]) == 2,
         "goliath": lambda: names["coco"].names[9] == "left_wrist",
