@@ -1,7 +1,7 @@
 """All four tasks on a photograph, through the command line, with full-size 0.3b files in Meta's format.
 
 Run with `make demo`, or `python docs/demo_full_size.py --output demo_output`. Nothing is downloaded. The weights are
-random, so the pictures show that every step runs at full size, not what Sapiens sees: for that, give Meta's own file to
+random: the pictures show that every step runs at full size, not what Sapiens sees. For that, give Meta's own file to
 `--model`. About 3 GB of memory, 1.4 GB of disk at a time, and a few minutes on two CPU cores.
 """
 
