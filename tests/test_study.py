@@ -53,7 +53,7 @@ def test_larger_networks_get_fewer_steps_unless_images_are_equal(tmp_path, monke
         steps[equal_images] = [int(one["--max_steps"]) for one in given]
     assert steps[True] == [1200] * 4
     assert steps[False][2] == 1200 and steps[False] == sorted(steps[False], reverse=True)
-    flops = [network.flops((128, 96)) for network in Study().networks]
+    flops = [network.flops(Study().scale.size) for network in Study().networks]
     spent = [number * cost for number, cost in zip(steps[False], flops)]
     assert max(spent) / min(spent) < 1.01
     assert Network(192, 6).config((128, 96)).num_attention_heads == 12

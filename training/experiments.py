@@ -49,7 +49,7 @@ MILD_AUGMENTATION = {
     "depth": _DENSE,
     "normal": _DENSE,
 }
-NUM_DECONVS = {"pose": 2, "segmentation": 3, "depth": 4, "normal": 3}
+NUM_DECONVS = {"pose": 2, "segmentation": 3, "depth": 4, "normal": 3}  # as the paper's heads, for patches of 16
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Network:
 class Scale:
     """How large an experiment is."""
 
-    size: tuple[int, int] = (128, 96)
+    size: tuple[int, int] = (96, 72)
     """Height and width of pictures and network input in pixels."""
     pretrain_steps: int = 1200
     pretrain_batch: int = 32
@@ -114,7 +114,8 @@ class Scale:
     num_labels: int = 64
     """Labelled pictures to fine-tune with."""
     num_val: int = 128
-    norm_pix_loss: bool = True
+    norm_pix_loss: bool = False
+    """Plain pixels: few steps do not get to the details that are left when each patch is normalised."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,9 @@ def finetune_run(
         scale: of the experiment.
         seed: of new weights, order and augmentation.
     """
-    channels = [HEAD_CHANNELS] * NUM_DECONVS[task]
+    # The maps of smaller patches are as large with fewer layers; full resolution is not worth its price here.
+    num_deconvs = min(NUM_DECONVS[task], 3) - (16 // network.patch_size).bit_length() + 1
+    channels = [HEAD_CHANNELS] * num_deconvs
     fields = dict(patch_embeddings_padding=0, head_dropout2d_prob=0, deconv_out_channels=channels)
     fields |= dict(deconv_kernel_sizes=[4] * len(channels), conv_out_channels=channels[:1], conv_kernel_sizes=[1])
     if start is None:

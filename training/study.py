@@ -69,8 +69,10 @@ class Study:
     tasks: tuple[str, ...] = tuple(NUM_DECONVS)
     curve_task: str = "normal"
     seeds: tuple[int, ...] = (0, 1, 2)
-    network: Network = Network(128, 4)
-    networks: tuple[Network, ...] = (Network(48, 3), Network(80, 4), Network(128, 4), Network(192, 6))
+    network: Network = Network(128, 4, patch_size=8)
+    networks: tuple[Network, ...] = tuple(
+        Network(width, layers, patch_size=8) for width, layers in ((48, 3), (80, 4), (128, 4), (192, 6))
+    )
     image_counts: tuple[int, ...] = (60, 250, 1000, 4000)
     equal_images: bool = False
 
