@@ -3,9 +3,10 @@
     python -m training.tiny --output_dir runs/tiny --workers 2                   # everything, some hours on two cores
     python -m training.tiny --output_dir runs/tiny --evaluate_only checkpoints   # score what is there
 
-Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people. Body parts
-and normals start from random weights, keypoints and depth from the encoder that the parts gave. Every part ends in a
-folder that is not made again, so the command goes on where it was stopped.
+Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people. A first run
+on body parts starts from random weights; body parts then go on from it, keypoints and depth start from its encoder.
+Normals start from random weights. Every run ends in a folder that is not made again, so the command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PEOPLE = (1, 2)
 TRAIN_SEED, NUM_TRAIN = 1, 10_000
 VAL_SEED, NUM_VAL = 900_001, 500
 SEED = 0
-FIRST = "segmentation"
+FIRST_FOLDER, ENCODER_FOLDER = "first", "encoder"
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,25 @@ class Part:
         deconv_out_channels: of the head; each layer doubles the resolution of the tokens.
         conv_out_channels: 1 x 1 convolutions after them.
         options: further ones of the script.
-        start: task whose encoder it starts from; None for random weights.
+        start: what it starts from: random weights, the first run's encoder, or all of that network.
     """
 
     max_steps: int
     deconv_out_channels: tuple[int, ...]
     conv_out_channels: tuple[int, ...] = ()
     options: tuple[str, ...] = ()
-    start: str | None = None
+    start: str = "random weights"
     batch_size: int = 16
     learning_rate: float = 1.5e-3
 
 
+ENCODER, NETWORK = "the encoder of a run on body parts", "a run on body parts"
+FIRST_RUN = Part(6000, (64, 64, 64), (), ("--class_weights", "false"))
 PARTS = {
-    "segmentation": Part(6000, (64, 64, 64), (), ("--class_weights", "false")),
+    "segmentation": Part(3500, (64, 64, 64), (), ("--class_weights", "false"), NETWORK),
     "normal": Part(5000, (64, 64, 64)),
-    "pose": Part(3500, (64, 64), (64,), ("--keypoint_set", "coco", "--heatmap_sigma", "1.5"), FIRST),
-    "depth": Part(1500, (64, 64, 32), start=FIRST),
+    "pose": Part(3500, (64, 64), (64,), ("--keypoint_set", "coco", "--heatmap_sigma", "1.5"), ENCODER),
+    "depth": Part(1500, (64, 64, 32), start=ENCODER),
 }
 
 
@@ -113,14 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         scores = {task: evaluate_folder(options.evaluate_only / f"tiny-{task}", task, val) for task in PARTS}
     else:
         train = people(folder / "humans", TRAIN_SEED, options.num_train, options.workers)
-        for starts in (None, FIRST):
-            encoder = encoder_of(folder / starts, folder / "encoder") if starts else None
-            runs = [
-                program(task, train, val, folder / task, encoder, options.steps, options.mixed_precision)
-                for task, part in PARTS.items()
-                if part.start == starts
-            ]
-            execute_all(runs, options.workers)
+        runs = planned(train, val, folder, options.steps, options.mixed_precision)
+        execute_all([run for run in runs if "--model_name_or_path" not in run.arguments], options.workers)
+        encoder_of(folder / FIRST_FOLDER, folder / ENCODER_FOLDER)
+        execute_all(runs, options.workers)
         scores = {}
         for task in PARTS:
             place = folder / "checkpoints" / f"tiny-{task}"
@@ -139,11 +138,26 @@ def people(folder: Path, seed: int, count: int, workers: int) -> Path:
     return folder
 
 
+def planned(train: Path, val: Path, folder: Path, steps: int | None, mixed_precision: str) -> list[Run]:
+    """The five runs: the first one, then one per task."""
+    starts = {NETWORK: folder / FIRST_FOLDER, ENCODER: folder / ENCODER_FOLDER}
+    runs = [program("segmentation", FIRST_RUN, train, val, folder / FIRST_FOLDER, None, steps, mixed_precision)]
+    for task, part in PARTS.items():
+        runs.append(program(task, part, train, val, folder / task, starts.get(part.start), steps, mixed_precision))
+    return runs
+
+
 def program(
-    task: str, train: Path, val: Path, folder: Path, start: Path | None, steps: int | None, mixed_precision: str
+    task: str,
+    part: Part,
+    train: Path,
+    val: Path,
+    folder: Path,
+    start: Path | None,
+    steps: int | None,
+    mixed_precision: str,
 ) -> Run:
     """One of the fine-tuning scripts with all its arguments."""
-    part = PARTS[task]
     max_steps = steps or part.max_steps
     fields = {
         "deconv_out_channels": list(part.deconv_out_channels),
@@ -177,7 +191,7 @@ def encoder_of(run: Path, folder: Path) -> Path:
     """The encoder of a finished run as a folder of its own, for the other tasks to start from."""
     from sapiens_hf import SapiensModel
 
-    if not (folder / "config.json").is_file():
+    if not (folder / "model.safetensors").is_file():  # which is written after the configuration
         SapiensModel.from_pretrained(run, dtype=torch.float32).save_pretrained(folder)
     return folder
 
@@ -233,7 +247,7 @@ def finish_card(run: Path, task: str, folder: Path, scores: dict[str, float], op
         val_seed=VAL_SEED,
         steps=options.steps or PARTS[task].max_steps,
         batch=PARTS[task].batch_size,
-        start=f"the encoder of tiny-{PARTS[task].start}" if PARTS[task].start else "random weights",
+        start=PARTS[task].start,
         seed=SEED,
         hardware=describe_run(run),
         goal=f"{goal.value:g}",
