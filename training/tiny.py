@@ -247,7 +247,7 @@ def finish_card(run: Path, task: str, folder: Path, scores: dict[str, float], op
         val_seed=VAL_SEED,
         steps=options.steps or PARTS[task].max_steps,
         batch=PARTS[task].batch_size,
-        start=PARTS[task].start,
+        start=PARTS[task].start + (FIRST_NOTE if PARTS[task].start in (NETWORK, ENCODER) else ""),
         seed=SEED,
         hardware=describe_run(run),
         goal=f"{goal.value:g}",
@@ -264,6 +264,7 @@ def finish_card(run: Path, task: str, folder: Path, scores: dict[str, float], op
     write_json(folder / "training.json", {"options": recipe, "results": scores})
 
 
+FIRST_NOTE = f" ({FIRST_RUN.max_steps} steps of {FIRST_RUN.batch_size} from random weights)"
 TRAINING_NOTE = """## Training and evaluation
 
 Trained with `python -m training.tiny`: {num_train} synthetic people (`sapiens_hf.synthetic`, seed {train_seed}),
