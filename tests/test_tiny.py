@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors import safe_open
 
@@ -79,6 +80,7 @@ def test_demo(tmp_path, monkeypatch, capsys):
 
 
 def test_the_program_makes_such_folders(tmp_path, capsys):
+    AcceleratorState._reset_state(reset_partial_state=True)  # of other tests: it keeps the first precision
     given = ["--output_dir", str(tmp_path), "--steps", "1", "--num_train", "4", "--num_val", "2"]
     scores = tiny.main(given)
     assert set(scores) == set(PARTS) and "NOT met" in capsys.readouterr().out
@@ -92,6 +94,7 @@ def test_the_program_makes_such_folders(tmp_path, capsys):
     for task in PARTS:
         assert again[task] == pytest.approx(scores[task], nan_ok=True)
     assert (tmp_path / "depth" / "model.safetensors").stat().st_mtime_ns == weights
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_goals():
