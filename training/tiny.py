@@ -72,7 +72,7 @@ PARTS = {
     "segmentation": Part(3500, (64, 64, 64), (), ("--class_weights", "false"), NETWORK),
     "normal": Part(5000, (64, 64, 64)),
     "pose": Part(3500, (64, 64), (64,), ("--keypoint_set", "coco", "--heatmap_sigma", "1.5"), ENCODER),
-    "depth": Part(3000, (64, 64, 32), start=ENCODER),
+    "depth": Part(1500, (64, 64, 32), start=ENCODER),
 }
 
 
