@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -626,6 +627,25 @@ def test_backgrounds_fill_the_picture_and_take_shadows(monkeypatch, kind):
         assert picture.max() > 0.05 and picture.std() > 0.005
     darker = pictures[1].mean() < pictures[0].mean()
     assert darker == (kind != "shapes")  # blurred shapes have no ground
+
+
+def test_the_body_is_loaded_without_the_compiler_which_works_afterwards():
+    """Its import takes as long as torch's own; a start is to take under five seconds."""
+    program = """
+import sys, torch
+from sapiens_hf.synthetic.body import _without_compiler, load_body
+load_body()
+assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+with _without_compiler():
+    assert torch._dynamo.disable(max) is max
+    assert callable(torch._dynamo.explain)
+assert torch._dynamo is sys.modules["torch._dynamo"] and torch._dynamo.disable(max) is not max
+with _without_compiler():
+    assert torch._dynamo is sys.modules["torch._dynamo"]
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "[2.0, 2.0]", run.stderr
 
 
 def test_missing_packages_name_the_extra(monkeypatch):

