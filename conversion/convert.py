@@ -75,16 +75,16 @@ def convert(
         raise ValueError(
             f"{path}: the loaded weights differ from the file by up to {weights.difference}; nothing was saved."
         )
-    row, _ = released_file(path.name)
+    row = released_file(path.name)[0] or {}
     origin = WeightSource(
-        repo=row["repo"] if row else None,
-        file=row["file"] if row else path.name,
+        repo=row.get("repo"),
+        file=row.get("file", path.name),
         revision=_commit(path),
         sha256=file_sha256(path),
-        repo_type=row.get("repo_type", "model") if row else "model",
+        repo_type=row.get("repo_type", "model"),
     )
     title = TASK_CARDS[CLASS_TASKS[type(model).__name__]].title
-    unknown = row is None and license is None
+    unknown = not row and license is None
     build_repository(
         model,
         None,

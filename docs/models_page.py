@@ -1,4 +1,4 @@
-"""Writes the tables of docs/models.md from the list of released files: `python docs/models_page.py`."""
+"""Writes the tables of docs/models.md from the list of released files: `python -m docs.models_page`."""
 
 from collections.abc import Iterator
 from pathlib import Path

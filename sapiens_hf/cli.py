@@ -94,10 +94,8 @@ def _predict(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     prediction.find_device(options.device)  # before a model is loaded
     boxes = prediction.read_boxes(options.boxes) if options.boxes else None
-    pose = {"detector": options.detector, "threshold": options.threshold, "flip_test": options.flip_test or None}
-    predictor = _make_predictor(
-        options.model, options.task, options, **{k: v for k, v in pose.items() if v is not None}
-    )
+    pose = {name: getattr(options, name) for name in ("detector", "threshold", "flip_test")}
+    predictor = _make_predictor(options.model, options.task, options, **pose)
     prediction.check_task_options(predictor.task, boxes=options.boxes, mask_model=options.mask_model)
     mask_predictor = _make_predictor(options.mask_model, "segmentation", options) if options.mask_model else None
     loading = time.perf_counter() - start

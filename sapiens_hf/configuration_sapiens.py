@@ -267,9 +267,8 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
                 config_dict.update(dict.fromkeys(stale))
             config_dict.pop("id2label", None)
             config_dict.pop("label2id", None)
-        if kwargs.get("num_hidden_layers", config_dict.get("num_hidden_layers")) != config_dict.get(
-            "num_hidden_layers"
-        ):
+        depth = config_dict.get("num_hidden_layers")
+        if kwargs.get("num_hidden_layers", depth) != depth:
             for name in ("out_features", "out_indices", "stage_names"):  # they speak of the old depth
                 config_dict.pop(name, None)
         own = [name for name in cls.__annotations__ if not name.startswith("_")] + ["id2label", "label2id"]

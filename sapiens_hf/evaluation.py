@@ -5,7 +5,6 @@ One file is open at a time, and the metrics keep a few numbers per image, so the
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .coco import is_person, person_categories, read_json, require
 from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set
 from .metrics import load_metric
 
@@ -63,13 +63,13 @@ def evaluate_pose(
     truth = _read_truth(ground_truth)
     points = _keypoint_set(keypoint_set)
     images = {image["id"]: Path(image.get("file_name", str(image["id"]))).name for image in truth["images"]}
-    people = {category["id"] for category in truth.get("categories", []) if category.get("name") == "person"}
+    people = person_categories(truth.get("categories", []))
 
     def by_image(persons: Sequence[Mapping[str, Any]], kind: str) -> dict[Any, list[dict[str, Any]]]:
         grouped: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
         for index, person in enumerate(persons):
-            _require(person, ("image_id", "keypoints"), f"The {kind} {index}")
-            if people and person.get("category_id", min(people)) not in people:
+            require(person, ("image_id", "keypoints"), f"The {kind} {index}")
+            if not is_person(person, people):
                 continue
             if person["image_id"] not in grouped:
                 raise ValueError(f"A {kind} is of image_id {person['image_id']!r}, which the ground truth lacks.")
@@ -106,12 +106,12 @@ def read_predicted_people(folder: Folder, truth: Mapping[str, Any], points: Keyp
         ValueError: if two results are of images of the same name.
     """
     for index, image in enumerate(truth["images"]):
-        _require(image, ("id", "file_name"), f"The image {index} of the ground truth")
+        require(image, ("id", "file_name"), f"The image {index} of the ground truth")
     images = {Path(image["file_name"]).name: image["id"] for image in truth["images"]}
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).rglob("*.pose.json")):
-        content = _read_json(path)
-        _require(content, ("image", "people"), f"{path}")
+        content = read_json(path)
+        require(content, ("image", "people"), str(path))
         if content["image"] in found:
             raise ValueError(f"{folder} holds several results for {content['image']}; evaluate one folder at a time.")
         found[content["image"]] = content["people"]
@@ -296,42 +296,26 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...], predicted: str) -> d
     return {stem: file for file, stem in files.items()}
 
 
-def _read_json(source: Any) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-
-
-def _require(entry: Any, names: Sequence[str], where: str) -> None:
-    """Raise a ValueError that names the fields which an entry of a JSON file lacks."""
-    missing = [name for name in names if not isinstance(entry, Mapping) or name not in entry]
-    if missing:
-        raise ValueError(f"{where} has no {' and no '.join(missing)}: {str(entry)[:200]}.")
+def _read(source: Any, name: str) -> tuple[Any, str]:
+    """What a file holds, and its path; or content as it was given, and the name of that argument."""
+    return (read_json(source), str(source)) if isinstance(source, str | Path) else (source, name)
 
 
 def _read_truth(source: Any) -> Mapping[str, Any]:
     """COCO ground truth, a file or its content, that has the parts a pose evaluation reads."""
-    where = str(source) if isinstance(source, str | Path) else "ground_truth"
-    truth = _read_json(source)
+    truth, where = _read(source, "ground_truth")
     if not isinstance(truth, Mapping) or not all(isinstance(truth.get(k), list) for k in ("images", "annotations")):
         found = f"keys {sorted(map(str, truth))[:8]}" if isinstance(truth, Mapping) else f"a {type(truth).__name__}"
         raise ValueError(f"{where} holds {found}; expected COCO's lists images and annotations.")
     for index, image in enumerate(truth["images"]):
-        _require(image, ("id",), f"{where}: the image {index}")
+        require(image, ("id",), f"{where}: the image {index}")
     return truth
 
 
 def _read_results(source: Any) -> Sequence[Mapping[str, Any]]:
     """COCO results, a file or its content."""
-    results = _read_json(source)
+    results, where = _read(source, "predictions")
     if not isinstance(results, list | tuple):
-        where = str(source) if isinstance(source, str | Path) else "predictions"
         raise ValueError(
             f'{where} holds a {type(results).__name__}; expected COCO results [{{"image_id": ..., "keypoints": ...}}].'
         )

@@ -459,8 +459,8 @@ def flip_heatmaps(heatmaps: Tensor, flip_pairs: Tensor | Sequence[Sequence[int]]
 def _read_flip_pairs(flip_pairs: Any, num_keypoints: int) -> Tensor | list[list[int]]:
     expected = f"expected pairs of keypoint indices from 0 to {num_keypoints - 1}, each index at most once"
     if isinstance(flip_pairs, Tensor) and flip_pairs.device.type != "cpu":
-        whole = not (flip_pairs.is_floating_point() or flip_pairs.is_complex() or flip_pairs.dtype == torch.bool)
-        if flip_pairs.numel() and not (whole and flip_pairs.ndim == 2 and flip_pairs.shape[1] == 2):
+        is_whole = torch.can_cast(flip_pairs.dtype, torch.long) and flip_pairs.dtype != torch.bool
+        if flip_pairs.numel() and not (is_whole and flip_pairs.shape[1:] == (2,)):
             raise ValueError(f"flip_pairs is {flip_pairs.dtype} of shape {tuple(flip_pairs.shape)}, {expected}.")
         return flip_pairs
     pairs = as_plain(flip_pairs)

@@ -83,32 +83,31 @@ class SapiensLoadingMixin:
             image_size, use_cls_token, num_labels = config.image_size, config.use_cls_token, config.num_labels
             config.image_size, config.use_cls_token = stored.image_size, stored.use_cls_token
         else:
-            if kwargs.get("id2label"):
+            names = kwargs.get("id2label")
+            if names:
                 needs.pop("num_labels", None)
             kwargs = {**needs, **kwargs}
             image_size = kwargs.pop("image_size", stored.image_size)
             use_cls_token = kwargs.pop("use_cls_token", stored.use_cls_token)
-            num_labels = kwargs.get("num_labels", stored.num_labels)
-            num_labels = len(kwargs["id2label"]) if kwargs.get("id2label") else num_labels
+            num_labels = len(names) if names else kwargs.get("num_labels", stored.num_labels)
         kwargs.pop("ignore_mismatched_sizes", None)
         want_info = kwargs.pop("output_loading_info", False)
-        try:
-            model, info = super().from_pretrained(
-                source,
-                *model_args,
-                config=config,
-                ignore_mismatched_sizes=True,  # what may not differ is refused below, by name
-                output_loading_info=True,
-                **kwargs,
-            )
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":  # safetensors is none of this file's libraries
-                raise
-            raise ValueError(f"{source}: the weights cannot be read ({error}). Is the file complete?") from error
+        model, info = cls._load_what_fits(source, *model_args, config=config, **kwargs)
         if not tolerant:
             cls._check_weights(source, info, saved, num_labels != stored.num_labels, reported=want_info)
         model.resize_position_embeddings(image_size, use_cls_token)
         return (model, info) if want_info else model
+
+    @classmethod
+    def _load_what_fits(cls, source, *model_args, **kwargs):
+        """Model and loading info of transformers; what may not differ is refused afterwards, by name."""
+        kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        try:
+            return super().from_pretrained(source, *model_args, **kwargs)
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # safetensors is none of this file's libraries
+                raise
+            raise ValueError(f"{source}: the weights cannot be read ({error}). Is the file complete?") from error
 
     @classmethod
     def _task_fields(cls, stored) -> dict[str, Any]:
@@ -117,9 +116,9 @@ class SapiensLoadingMixin:
             return {}
         plain, needs = cls.config_class(), dict(TASKS[cls._task])
         fields = {n: v for n, v in needs.items() if getattr(stored, n) == getattr(plain, n)}
-        for name in ("deconv", "conv"):
+        for name, kernel_size in (("deconv", 4), ("conv", 1)):
             if f"{name}_out_channels" in fields:
-                fields[f"{name}_kernel_sizes"] = [{"deconv": 4, "conv": 1}[name]] * len(fields[f"{name}_out_channels"])
+                fields[f"{name}_kernel_sizes"] = [kernel_size] * len(fields[f"{name}_out_channels"])
         if stored.use_cls_token:
             height, width = stored.image_size
             patch = stored.patch_size

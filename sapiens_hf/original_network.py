@@ -250,12 +250,13 @@ def check_config(file: OriginalFile, network: Network, task: str, config: Sapien
     Raises:
         ValueError: Attention heads or patch padding differ from what the file says; names both.
     """
-    heads, source = _known_heads(file, network)
-    facts = [("num_attention_heads", heads, source)]
-    facts.append(("patch_embeddings_padding", _told_padding(file, network, task), "the file"))
+    facts = [
+        ("num_attention_heads", *_known_heads(file, network)),
+        ("patch_embeddings_padding", _told_padding(file, network, task), "the file"),
+    ]
     if task == "pretraining":
-        heads = _from_text(file, "neck", "decoder_num_heads")
-        facts.append(("decoder_num_attention_heads", heads, "its configuration text"))
+        decoder_heads = _from_text(file, "neck", "decoder_num_heads")
+        facts.append(("decoder_num_attention_heads", decoder_heads, "its configuration text"))
     for name, known, source in facts:
         given = getattr(config, name)
         if known not in (None, given):

@@ -296,11 +296,11 @@ def _non_maximum_suppression(corners: np.ndarray, scores: np.ndarray, max_overla
 
 
 @dataclass
-class _Numbered:
-    """An image of a list, with its place for error messages."""
+class _Named:
+    """An image and what error messages call it."""
 
-    index: int
     image: Any
+    name: str = "inputs"
 
 
 class SapiensNormalEstimationPipeline(_SapiensPipeline):
@@ -333,14 +333,14 @@ class SapiensNormalEstimationPipeline(_SapiensPipeline):
         if isinstance(inputs, (list, tuple)):
             if not inputs:
                 return []
-            inputs = [_Numbered(index, image) for index, image in enumerate(inputs)]
+            inputs = [_Named(image, f"inputs[{index}]") for index, image in enumerate(inputs)]
         elif isinstance(inputs, GeneratorType):
-            inputs = (_Numbered(index, image) for index, image in enumerate(inputs))
+            inputs = (_Named(image, f"inputs[{index}]") for index, image in enumerate(inputs))
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: Any) -> dict[str, Any]:
-        numbered = isinstance(image, _Numbered)
-        levels = _read_levels(image.image, f"inputs[{image.index}]") if numbered else _read_levels(image, "inputs")
+        named = image if isinstance(image, _Named) else _Named(image)
+        levels = _read_levels(named.image, named.name)
         inputs = self.image_processor(images=[levels], return_tensors="pt").to(self.dtype)
         return {**inputs, "target_size": tuple(levels.shape[-2:])}
 

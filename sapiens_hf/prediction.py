@@ -33,6 +33,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from . import labels
+from .coco import is_person, person_categories, read_json, require
 from .configuration_sapiens import SIZES
 from .image_loading_sapiens import read_image
 from .original import find_original, is_original_source, load_original, original_class, original_config
@@ -46,6 +47,7 @@ TASK_CLASSES = {
     "depth": "SapiensForDepthEstimation",
     "normal": "SapiensForNormalEstimation",
 }
+CLASS_TASKS = {name: task for task, name in TASK_CLASSES.items()}
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"))
 # What `write` makes of one image, per task.
 OUTPUTS = {
@@ -54,14 +56,8 @@ OUTPUTS = {
     "depth": (".depth.png", ".depth.npy", ".depth16.png", ".depth.json"),
     "normal": (".normal.png", ".normal.npy"),
 }
-RESULT_SUFFIXES = tuple(suffix for suffixes in OUTPUTS.values() for suffix in suffixes)
-# Options that only some tasks have.
-OPTION_TASKS = {
-    **dict.fromkeys(("boxes", "detector", "detector_threshold", "threshold", "flip_test"), ("pose",)),
-    **dict.fromkeys(("keypoint_indices", "flip_pairs"), ("pose",)),
-    "mask_model": ("depth", "normal"),
-    "resize": ("segmentation", "depth", "normal"),
-}
+# Options of the dense tasks; all others, boxes and the arguments of its pipeline, are for pose.
+OPTION_TASKS = {"mask_model": ("depth", "normal"), "resize": ("segmentation", "depth", "normal")}
 
 
 @dataclass
@@ -124,16 +120,18 @@ def check_task_options(task: str, **options: Any) -> None:
 
     Args:
         task: task of the model.
-        **options: names of `OPTION_TASKS` and their values; None and False count as not given.
+        **options: their names and values; None and False count as not given.
 
     Raises:
         ValueError: naming the options and their tasks.
     """
     given = [name for name, value in options.items() if value is not None and value is not False]
-    wrong = [name for name in given if task not in OPTION_TASKS[name]]
+    tasks = {name: OPTION_TASKS.get(name, ("pose",)) for name in given}
+    wrong = [f"{name} is for {' and '.join(fitting)}" for name, fitting in tasks.items() if task not in fitting]
     if wrong:
-        needs = "; ".join(f"{name} is for {' and '.join(OPTION_TASKS[name])}" for name in wrong)
-        raise ValueError(f"{needs}, but the task of the model is {task}. Leave it out, or choose another model.")
+        raise ValueError(
+            f"{'; '.join(wrong)}, but the task of the model is {task}. Leave it out, or choose another model."
+        )
 
 
 def load_model(
@@ -156,14 +154,14 @@ def load_model(
 
     if task is not None and task not in TASK_CLASSES:
         raise ValueError(f"Unknown task {task!r}: expected one of {', '.join(TASK_CLASSES)}.")
-    if backend != "torch" and is_original_source(source):
-        raise ValueError(
-            f"{source} is a file of Meta's: export it first, python -m conversion onnx {source} --output DIR."
-        )
     if is_original_source(source):
+        if backend != "torch":
+            raise ValueError(
+                f"{source} is a file of Meta's: export it first, python -m conversion onnx {source} --output DIR."
+            )
         class_name = TASK_CLASSES[task] if task else None
         model = load_original(source, dtype=dtype, expected_class=class_name)
-        if type(model).__name__ not in TASK_CLASSES.values():
+        if type(model).__name__ not in CLASS_TASKS:
             raise ValueError(
                 f"{source} holds {type(model).__name__}, a pretrained encoder without a task head. Fine-tune it "
                 "first, or use it with sapiens_hf.SapiensModel for features."
@@ -172,21 +170,7 @@ def load_model(
         return model, sapiens_hf.SapiensImageProcessor(size=size)
     if backend == "torch" and dtype == "int8":
         raise ValueError("dtype int8 is for the onnxruntime backend: --backend onnxruntime, with an exported folder.")
-    config = _read_config(source)
-    stored = (config.architectures or ["unknown"])[0]
-    by_class = {name: task_name for task_name, name in TASK_CLASSES.items()}
-    task = task or by_class.get(stored)
-    if stored not in (*by_class, "unknown"):
-        raise ValueError(
-            f"{source} holds {stored}, which has no task to predict (expected a model for "
-            f"{', '.join(TASK_CLASSES)}). Load it with sapiens_hf.{stored}.from_pretrained."
-        )
-    if task is None:
-        raise ValueError(f"config.json of {source} names no architecture: say which task it is, --task TASK.")
-    if stored not in (TASK_CLASSES[task], "unknown"):
-        raise ValueError(
-            f"{source} holds {stored}, which does not fit the task {task!r}. Use --task {by_class[stored]}."
-        )
+    task = _find_task(source, _read_config(source).architectures, task)
     processor = AutoImageProcessor.from_pretrained(source)
     if backend == "onnxruntime":
         from .onnxruntime_backend import SapiensOnnxModel
@@ -196,6 +180,24 @@ def load_model(
             raise ValueError(f"The onnxruntime backend has no {dtype}: expected one of {', '.join(number_format)}.")
         return SapiensOnnxModel.from_pretrained(source, number_format[dtype]), processor
     return getattr(sapiens_hf, TASK_CLASSES[task]).from_pretrained(source, dtype=dtype).eval(), processor
+
+
+def _find_task(source: str, architectures: list[str] | None, asked: str | None) -> str:
+    """The task of a folder by the class that its config.json names; where it names none, the task that was asked."""
+    if not architectures:
+        if asked is None:
+            raise ValueError(f"config.json of {source} names no architecture: say which task it is, --task TASK.")
+        return asked
+    stored = architectures[0]
+    task = CLASS_TASKS.get(stored)
+    if task is None:
+        raise ValueError(
+            f"{source} holds {stored}, which has no task to predict (expected a model for "
+            f"{', '.join(TASK_CLASSES)}). Load it with sapiens_hf.{stored}.from_pretrained."
+        )
+    if asked not in (None, task):
+        raise ValueError(f"{source} holds {stored}, which does not fit the task {asked!r}. Use --task {task}.")
+    return task
 
 
 def _read_config(source: str) -> Any:
@@ -261,16 +263,8 @@ def find_images(inputs: Sequence[str | Path], exclude: str | Path | None = None)
     for entry in map(Path, inputs):
         if entry.is_dir():
             folder = entry.resolve()
-            skipped = folder if exclude is None else Path(exclude).resolve()
-            skips = skipped != folder and skipped.is_relative_to(folder)
-            images = sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            is_output = exclude is not None and skipped == folder
-            bases = {path.with_suffix("") for path in images} if is_output else set()
-            for path in images:
-                relative = path.relative_to(entry)
-                is_result = path.name.endswith(RESULT_SUFFIXES) and path.with_suffix("").with_suffix("") in bases
-                if not (is_result or (skips and (folder / relative).is_relative_to(skipped))):
-                    found[path.parent.resolve() / path.name] = path, relative, folder
+            for path in _images_below(entry, exclude):
+                found[path.parent.resolve() / path.name] = path, path.relative_to(entry), folder
         elif entry.exists():
             folder = entry.parent.resolve()
             found.setdefault(folder / entry.name, (entry, Path(entry.name), folder))
@@ -280,23 +274,43 @@ def find_images(inputs: Sequence[str | Path], exclude: str | Path | None = None)
         raise ValueError(
             f"No image in {', '.join(map(str, inputs))} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})."
         )
-    files = list(found.values())
+    return _name_outputs(list(found.values()))
+
+
+def _images_below(folder: Path, results: str | Path | None) -> list[Path]:
+    """Images in a folder and below it, without those that a run which writes to `results` has made."""
+    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if results is None:
+        return images
+    root, target = folder.resolve(), Path(results).resolve()
+    if target == root:
+        endings = tuple(suffix for suffixes in OUTPUTS.values() for suffix in suffixes)
+        stems = {*images, *(p.with_suffix("") for p in images)}  # a.jpg beside a.png: its results keep the suffix
+        return [p for p in images if not (p.name.endswith(endings) and p.with_suffix("").with_suffix("") in stems)]
+    if target.is_relative_to(root):
+        inner = folder / target.relative_to(root)
+        return [p for p in images if not p.is_relative_to(inner)]
+    return images
+
+
+def _name_outputs(files: list[tuple[Path, Path, Path]]) -> list[tuple[Path, Path]]:
+    """(image, relative path of its outputs) from (image, path below the input, the input's folder)."""
     uses = Counter(relative for _, relative, _ in files)
     doubtful = {folder for _, relative, folder in files if uses[relative] > 1}
     named = [(path, folder.name / relative if folder in doubtful else relative) for path, relative, folder in files]
     # a.jpg and a.png would write the same files: such names keep their suffix
     stems = Counter(relative.with_suffix("") for _, relative in named)
-    results: dict[Path, Path] = {}  # relative path of the outputs -> image
+    images: dict[Path, Path] = {}  # by the relative path of the outputs
     for path, relative in named:
         stem = relative.with_suffix("")
         output = stem if stems[stem] == 1 else relative
-        if output in results:
+        if output in images:
             raise ValueError(
-                f"{results[output]} and {path} would write the same files, {output}.*. Rename one of them or its "
+                f"{images[output]} and {path} would write the same files, {output}.*. Rename one of them or its "
                 "folder, or predict them apart with another --output."
             )
-        results[output] = path
-    return [(path, output) for output, path in results.items()]
+        images[output] = path
+    return [(path, output) for output, path in images.items()]
 
 
 class CocoBoxes(dict[str, list]):
@@ -312,13 +326,7 @@ def read_boxes(path: str | Path) -> dict[str, list]:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is neither, or an entry is wrong; names file and entry.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} with boxes.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text at all
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    content = read_json(path)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         return _read_coco_boxes(content, path)
     if isinstance(content, dict) and all(isinstance(value, list) for value in content.values()):
@@ -328,23 +336,22 @@ def read_boxes(path: str | Path) -> dict[str, list]:
     )
 
 
-def _read_coco_boxes(content: dict[str, Any], path: Path) -> CocoBoxes:
+def _read_coco_boxes(content: dict[str, Any], path: str | Path) -> CocoBoxes:
     def entries(kind: str, *needed: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(content.get(kind, []), list):
             raise ValueError(f"{path}: {kind} is of type {type(content[kind]).__name__}, expected a list as in COCO.")
         for index, entry in enumerate(content.get(kind, [])):
-            missing = [name for name in needed if not isinstance(entry, dict) or name not in entry]
-            if missing:
-                raise ValueError(f"{path}: {kind}[{index}] has no {' and no '.join(missing)}: {entry!r}.")
-            yield f"{path}: {kind}[{index}]", entry
+            where = f"{path}: {kind}[{index}]"
+            require(entry, needed, where)
+            yield where, entry
 
     names = {image["id"]: str(image["file_name"]) for _, image in entries("images", "id", "file_name")}
-    people = {category["id"] for _, category in entries("categories", "id") if category.get("name") == "person"}
+    people = person_categories(category for _, category in entries("categories", "id"))
     boxes = CocoBoxes({name: [] for name in names.values()})
     for where, annotation in entries("annotations", "image_id", "bbox"):
         if annotation["image_id"] not in names:
             raise ValueError(f"{where} is of image_id {annotation['image_id']!r}, which is not among the images.")
-        if not people or annotation.get("category_id", min(people)) in people:
+        if is_person(annotation, people):
             boxes[names[annotation["image_id"]]].append(annotation["bbox"])
     return boxes
 
@@ -369,23 +376,20 @@ def match_boxes(boxes: Mapping[str, list], files: Sequence[tuple[Path, Path]]) -
         by_name.setdefault(path.name, []).append(path)
     matched: dict[Path, str] = {}
     unknown = []
-    for exact in (True, False):
-        for key in boxes:
-            name = Path(key).as_posix()
-            if (name in by_path) is not exact:
-                continue
-            fits = [by_path[name]] if exact else by_name.get(Path(key).name, [])
-            if len(fits) > 1:
-                raise ValueError(
-                    f"boxes: the entry {key!r} fits {len(fits)} images, {', '.join(map(str, fits[:3]))}. Name them by "
-                    "their path below the input folder."
-                )
-            if fits and fits[0] in matched:
-                raise ValueError(f"boxes: the entries {matched[fits[0]]!r} and {key!r} both name {fits[0]}.")
-            if fits:
-                matched[fits[0]] = key
-            else:
-                unknown.append(key)
+    for key in boxes:
+        name = Path(key)
+        fits = [by_path[name.as_posix()]] if name.as_posix() in by_path else by_name.get(name.name, [])
+        if len(fits) > 1:
+            raise ValueError(
+                f"boxes: the entry {key!r} fits {len(fits)} images, {', '.join(map(str, fits[:3]))}. Name them by "
+                "their path below the input folder."
+            )
+        if not fits:
+            unknown.append(key)
+        elif fits[0] in matched:
+            raise ValueError(f"boxes: the entries {matched[fits[0]]!r} and {key!r} both name {fits[0]}.")
+        else:
+            matched[fits[0]] = key
     if unknown and not (isinstance(boxes, CocoBoxes) and matched):
         near = difflib.get_close_matches(unknown[0], {*by_path, *by_name}, n=3)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -419,7 +423,7 @@ class Predictor:
         **pose_options,
     ):
         architecture = getattr(model, "architecture", type(model).__name__)  # an ONNX model says which class it was
-        self.task = {name: task for task, name in TASK_CLASSES.items()}[architecture]
+        self.task = CLASS_TASKS[architecture]
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         check_task_options(self.task, resize=resize, **pose_options)
@@ -487,7 +491,7 @@ def predict_files(
     def finish(batch):
         images = [levels for _, _, levels in batch]
         batch_boxes = None if boxes is None else [boxes_of.get(path, []) for path, _, _ in batch]
-        results = predictor(images, batch_boxes) if batch_boxes is not None else predictor(images)
+        results = predictor(images, batch_boxes)
         masks = [None] * len(batch) if mask_predictor is None else [m > 0 for m in mask_predictor(images)]
         for (path, relative, levels), data, mask in zip(batch, results, masks):
             yield relative, Result(path, predictor.task, levels.permute(1, 2, 0).numpy(), data, mask)

@@ -369,27 +369,27 @@ def _check_counts(counts: dict[str, int]) -> None:
 
 
 def _read_image_keypoints(item: Any, index: int, num_people: int) -> Tensor:
-    row = "rows (x, y, visibility)"
-    try:
-        people = item if isinstance(item, Tensor) else [np.asarray(person, dtype=np.float64) for person in item]
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"keypoints[{index}] cannot be read as (num_people, num_keypoints, 3) with {row} ({error})."
-        ) from error
-    if isinstance(people, Tensor):
-        values = people.detach().to("cpu", torch.float64)
+    name, rows = f"keypoints[{index}]", "rows (x, y, visibility)"
+    if isinstance(item, Tensor):
+        values = item.detach().to("cpu", torch.float64)
     else:
-        named = {f"keypoints[{index}][{person}]": rows for person, rows in enumerate(people)}
-        for name, rows in named.items():
-            if rows.ndim != 2 or rows.shape[1] != 3:
-                raise ValueError(f"{name} has shape {rows.shape}, expected (num_keypoints, 3) with {row}.")
-        _check_counts({name: len(rows) for name, rows in named.items()})
+        try:
+            people = [np.asarray(person, dtype=np.float64) for person in item]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} cannot be read as (num_people, num_keypoints, 3) with {rows} ({error})."
+            ) from error
+        for number, person in enumerate(people):
+            if person.ndim != 2 or person.shape[1] != 3:
+                shape = person.shape
+                raise ValueError(f"{name}[{number}] has shape {shape}, expected (num_keypoints, 3) with {rows}.")
+        _check_counts({f"{name}[{number}]": len(person) for number, person in enumerate(people)})
         values = torch.from_numpy(np.array(people))
     if len(values) != num_people:
-        raise ValueError(f"keypoints[{index}] has {len(values)} people, but boxes[{index}] has {num_people}.")
+        raise ValueError(f"{name} has {len(values)} people, but boxes[{index}] has {num_people}.")
     if len(values) and (values.ndim != 3 or values.shape[2] != 3):
         shape = tuple(values.shape)
-        raise ValueError(f"keypoints[{index}] has shape {shape}, expected (num_people, num_keypoints, 3) with {row}.")
+        raise ValueError(f"{name} has shape {shape}, expected (num_people, num_keypoints, 3) with {rows}.")
     return values
 
 

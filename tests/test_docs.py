@@ -16,10 +16,11 @@ from original_files import NARROW
 from PIL import Image
 from test_hub import DIMENSIONS, tiny
 
+import conversion.__main__
 import sapiens_hf
 from conversion.recipes import RECIPES
 from docs import models_page
-from sapiens_hf import pipeline_sapiens
+from sapiens_hf import cli, pipeline_sapiens
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +41,7 @@ SCENES = {
     "training.md": ["trained", *[ELSEWHERE] * 4],
 }
 NOT_SCRIPTS = ("pip", "make", "sbatch", "export", "npm")
+MAINS = {"sapiens_hf.cli": cli.main, "conversion": conversion.__main__.main}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -205,10 +207,8 @@ def shown_help(name: str, verb: str, capsys, monkeypatch) -> str:
     with pytest.raises(SystemExit) as ended:
         if name.endswith(".py"):
             runpy.run_path(str(ROOT / name), run_name="__main__")
-        elif name == "sapiens_hf.cli":
-            raise SystemExit(__import__("sapiens_hf.cli", fromlist=["main"]).main(sys.argv[1:]))
-        elif name == "conversion":
-            raise SystemExit(__import__("conversion.__main__", fromlist=["main"]).main(sys.argv[1:]))
+        elif name in MAINS:
+            raise SystemExit(MAINS[name](sys.argv[1:]))
         else:
             runpy.run_module(name, run_name="__main__")
     sys.path[:] = path
@@ -276,7 +276,7 @@ def test_pictures_are_small():
 # -------------------------------------------------------------------------------------------------------------- tables
 def test_the_page_of_models_is_that_of_the_list():
     page = models_page.PAGE.read_text()
-    assert page == models_page.updated(page), "run python docs/models_page.py"
+    assert page == models_page.updated(page), "run python -m docs.models_page"
     for recipe in RECIPES:
         (row,) = (line for line in page.splitlines() if f"| `{Path(recipe.file).name}` |" in line)
         assert row.startswith(f"| {recipe.size} |") and f"[{recipe.repo}](" in row

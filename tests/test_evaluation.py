@@ -134,9 +134,10 @@ def test_bad_predictions_name_the_image(changes, message):
 def test_bad_json_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.json"):
         evaluate_pose(tmp_path / "nothing.json", [], "coco")
-    (tmp_path / "half.json").write_text('{"images": [')
-    with pytest.raises(ValueError, match="half.json is not valid JSON"):
-        evaluate_pose(tmp_path / "half.json", [], "coco")
+    for content in (b'{"images": [', b"\xff\xd8 no text"):
+        (tmp_path / "half.json").write_bytes(content)
+        with pytest.raises(ValueError, match="half.json is not valid JSON"):
+            evaluate_pose(tmp_path / "half.json", [], "coco")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ PACKAGE = ROOT / "sapiens_hf"
 # Floor 0 are the flat *_sapiens.py files, which travel with every Hub repository.
 FLOORS = {
     "version": 0,
+    "coco": 1,
     "labels": 1,
     "metrics": 1,
     "model_card": 1,

@@ -235,11 +235,13 @@ def test_results_inside_an_input_folder_are_no_inputs(models, photos, capsys):
 
 
 def test_results_beside_their_images_are_no_inputs(models, photos, capsys):
+    Image.new("RGB", (50, 40)).save(photos / "a.jpg")  # beside a.png
     arguments = ("predict", photos, "--model", models["depth"], "--output", photos, "--overwrite")
     for _ in range(2):
         assert run(*arguments) == 0
-        assert "3 of 3 images" in capsys.readouterr().out
-    assert len(prediction.find_images([photos])) == 9  # without an output folder every picture is one: two of depth
+        assert "4 of 4 images" in capsys.readouterr().out
+    assert (photos / "a.jpg.depth.png").exists() and (photos / "c.depth.png").exists()
+    assert len(prediction.find_images([photos])) == 12  # without an output folder every picture is one: two of depth
 
 
 @pytest.mark.parametrize(
@@ -409,6 +411,12 @@ def test_boxes_for_another_task_are_refused_in_python(models, photos):
     predictor = prediction.Predictor(*prediction.load_model(str(models["depth"])), "cpu")
     with pytest.raises(ValueError, match="boxes is for pose"):
         next(prediction.predict_files(predictor, prediction.find_images([photos]), boxes={}))
+
+
+@pytest.mark.parametrize("task, error", [("depth", ValueError), ("pose", TypeError)])
+def test_a_mistyped_option_is_named(task, error, models):
+    with pytest.raises(error, match="flip_tset"):
+        prediction.Predictor(*prediction.load_model(str(models[task])), "cpu", flip_tset=True)
 
 
 def test_out_of_memory_says_what_to_do(models, photos, tmp_path, capsys, monkeypatch):

@@ -15,11 +15,11 @@ from sapiens_hf.hub import check_repository
 from sapiens_hf.synthetic import SyntheticHumans
 from training import tiny
 from training.build import MODEL_CLASSES
-from training.tiny import GOALS, PARTS, Goal
+from training.tiny import GOALS, RUNS, SHIPPED, Goal
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS, PEOPLE = ROOT / "checkpoints", ROOT / "examples" / "people"
-SHIPPED = {task: CHECKPOINTS / f"tiny-{task}" for task in PARTS}
+FOLDERS = {task: CHECKPOINTS / f"tiny-{task}" for task in GOALS}
 
 
 def demo():
@@ -29,9 +29,9 @@ def demo():
     return module
 
 
-@pytest.mark.parametrize("task", PARTS)
+@pytest.mark.parametrize("task", GOALS)
 def test_shipped_folders_are_complete(task):
-    folder = SHIPPED[task]
+    folder = FOLDERS[task]
     card = check_repository(folder)
     assert card["license"] == "apache-2.0"
     text = (folder / "README.md").read_text()
@@ -39,8 +39,13 @@ def test_shipped_folders_are_complete(task):
     goal = GOALS[task]
     for fact in (f"| {goal.metric} | {stored['results'][goal.metric]:.4f} |", f"seed {tiny.TRAIN_SEED}", goal.title):
         assert fact in text
-    assert stored["options"]["max_steps"] == PARTS[task].max_steps
-    assert not any(str(value).startswith("/") for value in stored["options"].values())
+    assert list(stored["runs"]) == tiny.chain(SHIPPED[task])
+    for name, options in stored["runs"].items():
+        leg = RUNS[name]
+        assert (options["max_steps"], options["learning_rate"]) == (leg.max_steps, leg.learning_rate)
+        assert str(options["model_name_or_path"] or None).split("/")[0] == str(leg.start)
+        assert f"- {name}: {leg.max_steps} steps" in text
+        assert not any(str(value).startswith("/") for value in options.values())
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}
     model = getattr(sapiens_hf, MODEL_CLASSES[task]).from_pretrained(folder)
@@ -72,8 +77,9 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert width > 5 * 2 * tiny.SIZE[1] and height > 2 * 2 * tiny.SIZE[0]
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()[:1]}
     for task, goal in GOALS.items():
-        assert module.GOALS[task] == (goal.title, goal.value, goal.higher_is_better)
-        stored = json.loads((SHIPPED[task] / "training.json").read_text())["results"][goal.metric]
+        training = json.loads((FOLDERS[task] / "training.json").read_text())
+        assert Goal(**training["goal"]) == goal
+        stored = training["results"][goal.metric]
         numbers = [float(word) for word in rows[task].split() if word.replace(".", "", 1).isdigit()]
         assert numbers[-2:] == [goal.value, pytest.approx(stored, abs=5e-4)]
         assert ("not met" in rows[task]) != goal.is_met(stored)
@@ -83,18 +89,27 @@ def test_the_program_makes_such_folders(tmp_path, capsys):
     AcceleratorState._reset_state(reset_partial_state=True)  # of other tests: it keeps the first precision
     given = ["--output_dir", str(tmp_path), "--steps", "1", "--num_train", "4", "--num_val", "2"]
     scores = tiny.main(given)
-    assert set(scores) == set(PARTS) and "NOT met" in capsys.readouterr().out
-    for task in PARTS:
+    assert set(scores) == set(GOALS) and "NOT met" in capsys.readouterr().out
+    for task in GOALS:
         folder = tmp_path / "checkpoints" / f"tiny-{task}"
         check_repository(folder)
-        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in SHIPPED[task].iterdir())
+        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in FOLDERS[task].iterdir())
     (tmp_path / "checkpoints" / "tiny-pose" / "README.md").unlink()
-    weights = (tmp_path / "depth" / "model.safetensors").stat().st_mtime_ns
+    weights = (tmp_path / "depth-1" / "model.safetensors").stat().st_mtime_ns
     again = tiny.main(given)  # runs that have ended are not done again
-    for task in PARTS:
+    for task in GOALS:
         assert again[task] == pytest.approx(scores[task], nan_ok=True)
-    assert (tmp_path / "depth" / "model.safetensors").stat().st_mtime_ns == weights
+    assert (tmp_path / "depth-1" / "model.safetensors").stat().st_mtime_ns == weights
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_runs_wait_for_what_they_start_from():
+    assert tiny.chain("segmentation-2") == ["segmentation-1", "segmentation-2"]
+    done: set[str] = set()
+    for names in tiny.rounds():
+        assert all(RUNS[name].start is None or RUNS[name].start in done for name in names)
+        done.update(names)
+    assert done == set(RUNS) and set(SHIPPED) == set(GOALS)
 
 
 def test_goals():

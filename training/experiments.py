@@ -7,12 +7,14 @@ goes on.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sapiens_hf import SapiensConfig
 from sapiens_hf.synthetic.writers import Recipe, make
@@ -49,7 +51,8 @@ MILD_AUGMENTATION = {
     "depth": _DENSE,
     "normal": _DENSE,
 }
-NUM_DECONVS = {"pose": 2, "segmentation": 3, "depth": 4, "normal": 3}  # as the paper's heads, for patches of 16
+# Input pixels per pixel of the maps: as the paper's heads, but full resolution for depth is not worth its price.
+MAP_STRIDE = {"pose": 4, "segmentation": 2, "depth": 2, "normal": 2}
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,7 @@ class Run:
     arguments: tuple[str, ...]
 
 
-def pretrain_run(
-    folder: Path, images: Path, network: Network, scale: Scale, seed: int, steps: int, num_images: int | None = None
-) -> Run:
+def pretrain_run(folder: Path, images: Path, network: Network, scale: Scale, seed: int, steps: int) -> Run:
     """Pretrain on a folder of pictures.
 
     Args:
@@ -140,18 +141,16 @@ def pretrain_run(
         scale: of the experiment.
         seed: of weights, order and masks.
         steps: updates of the weights.
-        num_images: length of an epoch, for a log that counts in epochs; the folder decides what is seen.
     """
     fields = {**network.fields(), **network.decoder_fields(), "norm_pix_loss": scale.norm_pix_loss}
     arguments = [
         *("--train_data", str(images), "--output_dir", str(folder), "--model_size", "tiny"),
-        *("--image_size", *map(str, scale.size), "--config_overrides", *_pairs(fields)),
+        *("--image_size", *map(str, scale.size), "--config_overrides", *override(fields)),
         *("--batch_size", str(scale.pretrain_batch), "--learning_rate", str(scale.pretrain_lr)),
         *("--lr_base_batch", str(scale.pretrain_batch), "--max_steps", str(steps), "--seed", str(seed)),
         *("--num_workers", "0", "--log_every", "50", "--save_every", "500", "--keep_checkpoints", "1"),
         *("--pictures_every", str(max(steps // 2, 1)), "--min_side_px", "16"),
     ]
-    arguments += ["--samples_per_epoch", str(num_images)] if num_images else []
     return Run("pretraining", folder, tuple(arguments))
 
 
@@ -170,18 +169,15 @@ def finetune_run(
         scale: of the experiment.
         seed: of new weights, order and augmentation.
     """
-    # The maps of smaller patches are as large with fewer layers; full resolution is not worth its price here.
-    num_deconvs = min(NUM_DECONVS[task], 3) - (16 // network.patch_size).bit_length() + 1
-    channels = [HEAD_CHANNELS] * num_deconvs
-    fields = dict(patch_embeddings_padding=0, head_dropout2d_prob=0, deconv_out_channels=channels)
-    fields |= dict(deconv_kernel_sizes=[4] * len(channels), conv_out_channels=channels[:1], conv_kernel_sizes=[1])
+    num_deconvs = int(math.log2(network.patch_size // MAP_STRIDE[task]))  # each doubles the resolution of the tokens
+    fields = head_fields([HEAD_CHANNELS] * num_deconvs, [HEAD_CHANNELS]) | {"patch_embeddings_padding": 0}
     if start is None:
         fields |= network.fields()
     arguments = [
-        *("--train_data", _data(task, data), "--val_data", _data(task, val), "--output_dir", str(folder)),
+        *("--train_data", labels_of(task, data), "--val_data", labels_of(task, val), "--output_dir", str(folder)),
         *("--max_train_samples", str(scale.num_labels), "--max_eval_samples", str(scale.num_val)),
         *(("--model_size", "tiny") if start is None else ("--model_name_or_path", str(start))),
-        *("--image_size", *map(str, scale.size), "--config_overrides", *_pairs(fields)),
+        *("--image_size", *map(str, scale.size), "--config_overrides", *override(fields)),
         *("--batch_size", str(scale.finetune_batch), "--learning_rate", str(scale.finetune_lr)),
         *("--max_steps", str(scale.finetune_steps), "--schedule", "cosine_by_step"),
         *("--layer_decay_rate", str(scale.finetune_layer_decay), "--augmentation", *MILD_AUGMENTATION[task]),
@@ -193,11 +189,24 @@ def finetune_run(
     return Run(task, folder, tuple(arguments))
 
 
-def _pairs(fields: dict) -> list[str]:
+def head_fields(deconv_out_channels: Sequence[int], conv_out_channels: Sequence[int]) -> dict[str, Any]:
+    """Fields of the configuration for a head of deconvolutions and 1 x 1 convolutions of so many channels."""
+    return dict(
+        head_dropout2d_prob=0,
+        deconv_out_channels=list(deconv_out_channels),
+        deconv_kernel_sizes=[4] * len(deconv_out_channels),
+        conv_out_channels=list(conv_out_channels),
+        conv_kernel_sizes=[1] * len(conv_out_channels),
+    )
+
+
+def override(fields: dict[str, Any]) -> list[str]:
+    """Fields of the configuration as the scripts' `--config_overrides` takes them."""
     return [f"{name}={json.dumps(value)}" for name, value in fields.items()]
 
 
-def _data(task: str, folder: Path) -> str:
+def labels_of(task: str, folder: Path) -> str:
+    """What a script reads of a folder of `labelled_people`, for `--train_data` and `--val_data`."""
     return str(folder / "annotations" / "person_keypoints.json" if task == "pose" else folder)
 
 
@@ -238,9 +247,11 @@ def is_higher_better(task: str) -> bool:
     return EVALUATORS[task].higher_is_better
 
 
-def labelled_people(folder: Path, seed: int, count: int, size: tuple[int, int], workers: int = 1) -> Path:
-    """Synthetic people with the labels of all four tasks."""
-    make(folder, Recipe(seed, *size, (1, 1), ("coco", "trees"), True), count, workers)
+def labelled_people(
+    folder: Path, seed: int, count: int, size: tuple[int, int], workers: int = 1, people: tuple[int, int] = (1, 1)
+) -> Path:
+    """Synthetic people with the labels of all four tasks: one in the middle of each picture, perhaps others beside."""
+    make(folder, Recipe(seed, *size, people, ("coco", "trees"), True), count, workers)
     return folder
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from .experiments import (
     EVALUATORS,
     LABEL_SEED,
-    NUM_DECONVS,
     TRAIN_SEED,
     VAL_SEED,
     Network,
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Run from command-line arguments; returns the scores from pretrained and from random weights."""
     parser = argparse.ArgumentParser(prog="python -m training.pretrain_mae --demo", description=__doc__)
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of pictures and runs")
-    parser.add_argument("--task", default="segmentation", choices=sorted(NUM_DECONVS), help="to fine-tune for")
+    parser.add_argument("--task", default="segmentation", choices=sorted(EVALUATORS), help="to fine-tune for")
     parser.add_argument("--num_images", type=int, default=2000, help="synthetic people to pretrain on")
     parser.add_argument("--steps", type=int, default=1500, help="of pretraining")
     parser.add_argument("--finetune_steps", type=int, default=200)
@@ -51,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         finetune_steps=options.finetune_steps,
         num_labels=options.num_labels,
         num_val=max(options.num_labels, 16),
-        norm_pix_loss=False,
     )
     network, folder = Network(options.width, options.layers, options.patch_size, 128, 2), options.output_dir
     images = pictures_of_people(folder / "people", TRAIN_SEED, options.num_images, scale.size, options.workers)

@@ -28,7 +28,6 @@ from .checkpoints import write_json
 from .experiments import (
     EVALUATORS,
     LABEL_SEED,
-    NUM_DECONVS,
     TRAIN_SEED,
     VAL_SEED,
     Network,
@@ -66,7 +65,7 @@ class Study:
     """
 
     scale: Scale = Scale()
-    tasks: tuple[str, ...] = tuple(NUM_DECONVS)
+    tasks: tuple[str, ...] = tuple(EVALUATORS)
     curve_task: str = "normal"
     seeds: tuple[int, ...] = (0, 1, 2)
     network: Network = Network(128, 4, patch_size=8)

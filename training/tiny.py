@@ -3,10 +3,8 @@
     python -m training.tiny --output_dir runs/tiny --workers 2                   # everything, some hours on two cores
     python -m training.tiny --output_dir runs/tiny --evaluate_only checkpoints   # score what is there
 
-Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people. A first run
-on body parts starts from random weights; body parts then go on from it, keypoints and depth start from its encoder.
-Normals start from random weights. Every run ends in a folder that is not made again, so the command goes on where it
-was stopped.
+Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people, in the runs of `RUNS`. Each
+ends in a folder that is not made again, so the command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,18 +20,20 @@ from huggingface_hub import ModelCard
 
 from .build import MODEL_CLASSES
 from .checkpoints import read_metrics, write_json
-from .evaluators import (
-    DepthEvaluator,
-    EvaluationSet,
-    Evaluator,
-    NormalEvaluator,
-    PoseEvaluator,
-    SegmentationEvaluator,
-    evaluate,
+from .evaluators import EvaluationSet, evaluate
+from .experiments import (
+    MILD_AUGMENTATION,
+    Run,
+    execute_all,
+    head_fields,
+    labelled_people,
+    labels_of,
+    override,
+    single_thread,
 )
-from .experiments import MILD_AUGMENTATION, Run, execute_all, single_thread
-from .layouts import class_layout, keypoint_layout
+from .jobs import layout_of, make_evaluator
 from .loop import METRICS_FILE, RUN_FILE
+from .options import DepthOptions, NormalOptions, PoseOptions, RunOptions, SegmentationOptions, parse_options
 from .sources import open_samples
 
 SIZE = (256, 192)  # of the pictures
@@ -42,38 +42,64 @@ PEOPLE = (1, 2)
 TRAIN_SEED, NUM_TRAIN = 1, 10_000
 VAL_SEED, NUM_VAL = 900_001, 500
 SEED = 0
-FIRST_FOLDER, ENCODER_FOLDER = "first", "encoder"
+ENCODER_FOLDER = "encoder"  # in the folder of a run
 
 
 @dataclass(frozen=True)
-class Part:
-    """How one task is trained.
+class Task:
+    """What the runs of a task share.
 
     Attributes:
-        max_steps: updates of the weights, of `batch_size` pictures each.
+        options: the class that reads the script's options.
         deconv_out_channels: of the head; each layer doubles the resolution of the tokens.
         conv_out_channels: 1 x 1 convolutions after them.
-        options: further ones of the script.
-        start: what it starts from: random weights, the first run's encoder, or all of that network.
+        arguments: further ones of the script.
     """
 
-    max_steps: int
+    options: type[RunOptions]
     deconv_out_channels: tuple[int, ...]
     conv_out_channels: tuple[int, ...] = ()
-    options: tuple[str, ...] = ()
-    start: str = "random weights"
+    arguments: tuple[str, ...] = ()
+
+
+TASKS = {
+    "pose": Task(PoseOptions, (64, 64), (64,), ("--keypoint_set", "coco", "--heatmap_sigma", "1.5")),
+    "segmentation": Task(SegmentationOptions, (64, 64, 64), (), ("--class_weights", "false")),
+    "depth": Task(DepthOptions, (64, 64, 32)),
+    "normal": Task(NormalOptions, (64, 64, 64)),
+}
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A run of one of the scripts.
+
+    Attributes:
+        task: one of the four.
+        max_steps: updates of the weights, of `batch_size` pictures each.
+        start: the run that it starts from, of which another task takes the encoder only; None for random weights.
+    """
+
+    task: str
+    max_steps: int
+    start: str | None = None
     batch_size: int = 16
     learning_rate: float = 1.5e-3
 
+    @property
+    def keeps_head(self) -> bool:
+        """Whether it starts from a whole network."""
+        return self.start is not None and RUNS[self.start].task == self.task
 
-ENCODER, NETWORK = "the encoder of a run on body parts", "a run on body parts"
-FIRST_RUN = Part(6000, (64, 64, 64), (), ("--class_weights", "false"))
-PARTS = {
-    "segmentation": Part(3500, (64, 64, 64), (), ("--class_weights", "false"), NETWORK),
-    "normal": Part(5000, (64, 64, 64)),
-    "pose": Part(3500, (64, 64), (64,), ("--keypoint_set", "coco", "--heatmap_sigma", "1.5"), ENCODER),
-    "depth": Part(1500, (64, 64, 32), start=ENCODER),
+
+RUNS = {
+    "segmentation-1": Leg("segmentation", 6000),
+    "segmentation-2": Leg("segmentation", 3500, "segmentation-1"),
+    "pose-1": Leg("pose", 3500, "segmentation-1"),
+    "depth-1": Leg("depth", 1500, "segmentation-1"),
+    "normal-1": Leg("normal", 5000),
 }
+SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
 
 @dataclass(frozen=True)
@@ -109,91 +135,78 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--mixed_precision", default="bf16", choices=("no", "bf16"))
     parser.add_argument("--evaluate_only", type=Path, metavar="FOLDER", help="score the checkpoints of this folder")
     options = parser.parse_args(arguments)
-    folder = options.output_dir
+    folder, workers = options.output_dir, options.workers
     single_thread()  # what is shipped does not depend on the number of cores
-    val = people(folder / "humans_val", VAL_SEED, options.num_val, options.workers)
+    val = labelled_people(folder / "humans_val", VAL_SEED, options.num_val, SIZE, workers, PEOPLE)
     if options.evaluate_only:
-        scores = {task: evaluate_folder(options.evaluate_only / f"tiny-{task}", task, val) for task in PARTS}
+        places = {task: options.evaluate_only / f"tiny-{task}" for task in TASKS}
+        scores = {
+            task: evaluate_folder(place, run_of(SHIPPED[task], val, val, folder)) for task, place in places.items()
+        }
     else:
-        train = people(folder / "humans", TRAIN_SEED, options.num_train, options.workers)
-        runs = planned(train, val, folder, options.steps, options.mixed_precision)
-        execute_all([run for run in runs if "--model_name_or_path" not in run.arguments], options.workers)
-        encoder_of(folder / FIRST_FOLDER, folder / ENCODER_FOLDER)
-        execute_all(runs, options.workers)
+        train = labelled_people(folder / "humans", TRAIN_SEED, options.num_train, SIZE, workers, PEOPLE)
+        runs = {name: run_of(name, train, val, folder, options.steps, options.mixed_precision) for name in RUNS}
+        for names in rounds():
+            execute_all([runs[name] for name in names], workers)
+            for name in names:
+                encoder_of(runs[name].folder)
         scores = {}
-        for task in PARTS:
+        for task, name in SHIPPED.items():
             place = folder / "checkpoints" / f"tiny-{task}"
-            export(folder / task, task, place)
-            scores[task] = evaluate_folder(place, task, val)
-            finish_card(folder / task, task, place, scores[task], options)
+            export(runs[name].folder, task, place)
+            scores[task] = evaluate_folder(place, runs[name])
+            describe(place, name, runs, scores[task], options)
     print(table(scores))
     return scores
 
 
-def people(folder: Path, seed: int, count: int, workers: int) -> Path:
-    """Synthetic people with all labels: one person in the middle of each picture, sometimes another beside."""
-    from sapiens_hf.synthetic.writers import Recipe, make
-
-    make(folder, Recipe(seed, *SIZE, PEOPLE, ("coco", "trees"), True), count, workers)
-    return folder
+def chain(name: str) -> list[str]:
+    """A run after those that it starts from, the first one first."""
+    start = RUNS[name].start
+    return [*(chain(start) if start else ()), name]
 
 
-def planned(train: Path, val: Path, folder: Path, steps: int | None, mixed_precision: str) -> list[Run]:
-    """The five runs: the first one, then one per task."""
-    starts = {NETWORK: folder / FIRST_FOLDER, ENCODER: folder / ENCODER_FOLDER}
-    runs = [program("segmentation", FIRST_RUN, train, val, folder / FIRST_FOLDER, None, steps, mixed_precision)]
-    for task, part in PARTS.items():
-        runs.append(program(task, part, train, val, folder / task, starts.get(part.start), steps, mixed_precision))
-    return runs
+def rounds() -> list[list[str]]:
+    """Runs that do not wait for each other, the first ones first."""
+    lengths = {name: len(chain(name)) for name in RUNS}
+    return [[name for name in RUNS if lengths[name] == length] for length in sorted(set(lengths.values()))]
 
 
-def program(
-    task: str,
-    part: Part,
-    train: Path,
-    val: Path,
-    folder: Path,
-    start: Path | None,
-    steps: int | None,
-    mixed_precision: str,
+def run_of(
+    name: str, train: Path, val: Path, folder: Path, steps: int | None = None, mixed_precision: str = "bf16"
 ) -> Run:
-    """One of the fine-tuning scripts with all its arguments."""
-    max_steps = steps or part.max_steps
-    fields = {
-        "deconv_out_channels": list(part.deconv_out_channels),
-        "deconv_kernel_sizes": [4] * len(part.deconv_out_channels),
-        "conv_out_channels": list(part.conv_out_channels),
-        "conv_kernel_sizes": [1] * len(part.conv_out_channels),
-    }
-    if start is not None:
-        fields |= {"head_dropout2d_prob": 0.0, "patch_embeddings_padding": 0}  # the encoder's, not the task's
+    """One of `RUNS` as a script and all its arguments."""
+    leg = RUNS[name]
+    task, max_steps = TASKS[leg.task], steps or leg.max_steps
+    if leg.keeps_head:
+        start = ["--model_name_or_path", str(folder / str(leg.start))]
+    else:
+        fields = head_fields(task.deconv_out_channels, task.conv_out_channels)
+        start = ["--model_size", "tiny"]
+        if leg.start is not None:
+            start = ["--model_name_or_path", str(folder / leg.start / ENCODER_FOLDER)]
+            fields["patch_embeddings_padding"] = 0  # the encoder's, not the task's
+        start += ["--config_overrides", *override(fields)]
     arguments = [
-        *("--train_data", labels_of(task, train), "--val_data", labels_of(task, val), "--output_dir", str(folder)),
-        *(("--model_size", "tiny") if start is None else ("--model_name_or_path", str(start))),
-        *("--image_size", *map(str, INPUT_SIZE)),
-        *("--config_overrides", *(f"{name}={json.dumps(value)}" for name, value in fields.items())),
-        *("--augmentation", *MILD_AUGMENTATION[task], *part.options),
-        *("--max_steps", str(max_steps), "--batch_size", str(part.batch_size)),
-        *("--learning_rate", str(part.learning_rate), "--schedule", "cosine_by_step", "--layer_decay_rate", "0.85"),
-        *("--warmup_steps", str(min(200, max_steps // 10)), "--weight_decay", "0.05"),
-        *("--mixed_precision", mixed_precision, "--seed", str(SEED), "--num_workers", "0", "--log_every", "20"),
-        *("--save_every", "500", "--keep_checkpoints", "1", "--eval_every", "1000", "--eval_batch_size", "20"),
+        *("--train_data", labels_of(leg.task, train), "--val_data", labels_of(leg.task, val)),
+        *("--output_dir", str(folder / name), *start),
+        *("--image_size", *map(str, INPUT_SIZE), *task.arguments),
+        *("--augmentation", *MILD_AUGMENTATION[leg.task], "--max_steps", str(max_steps)),
+        *("--batch_size", str(leg.batch_size), "--learning_rate", str(leg.learning_rate)),
+        *("--schedule", "cosine_by_step", "--warmup_steps", str(min(200, max_steps // 10))),
+        *("--layer_decay_rate", "0.85", "--weight_decay", "0.05", "--mixed_precision", mixed_precision),
+        *("--seed", str(SEED), "--num_workers", "0", "--log_every", "20", "--save_every", "500"),
+        *("--keep_checkpoints", "1", "--eval_every", "1000", "--eval_batch_size", "20"),
     ]
-    return Run(task, folder, tuple(arguments))
+    return Run(leg.task, folder / name, tuple(arguments))
 
 
-def labels_of(task: str, folder: Path) -> str:
-    """What the script of a task reads of such a folder."""
-    return str(folder / "annotations" / "person_keypoints.json" if task == "pose" else folder)
-
-
-def encoder_of(run: Path, folder: Path) -> Path:
-    """The encoder of a finished run as a folder of its own, for the other tasks to start from."""
+def encoder_of(run: Path) -> None:
+    """Put the encoder of a finished run beside it, for other tasks to start from."""
     from sapiens_hf import SapiensModel
 
-    if not (folder / "model.safetensors").is_file():  # which is written after the configuration
-        SapiensModel.from_pretrained(run, dtype=torch.float32).save_pretrained(folder)
-    return folder
+    if not (run / ENCODER_FOLDER / "model.safetensors").is_file():  # which is written after the configuration
+        SapiensModel.from_pretrained(run, dtype=torch.float32).save_pretrained(run / ENCODER_FOLDER)
 
 
 def export(run: Path, task: str, folder: Path) -> None:
@@ -214,61 +227,57 @@ def export(run: Path, task: str, folder: Path) -> None:
     write_json(folder / "config.json", config | {"dtype": "float32"})
 
 
-def evaluate_folder(folder: Path, task: str, data: Path) -> dict[str, float]:
-    """Scores of a checkpoint on labelled pictures, as the scripts compute them."""
+def evaluate_folder(folder: Path, run: Run) -> dict[str, float]:
+    """Scores of a checkpoint on the labelled pictures of a run, as its script computes them."""
     from accelerate import Accelerator
 
     import sapiens_hf
 
-    model = getattr(sapiens_hf, MODEL_CLASSES[task]).from_pretrained(folder)
+    options = parse_options(TASKS[run.task].options, run.arguments)
+    model = getattr(sapiens_hf, MODEL_CLASSES[run.task]).from_pretrained(folder)
     processor = sapiens_hf.SapiensImageProcessor.from_pretrained(folder)
-    layout = (
-        keypoint_layout("coco") if task == "pose" else class_layout("goliath28") if task == "segmentation" else None
-    )
-    evaluator: Evaluator
-    if task == "pose":
-        evaluator = PoseEvaluator(processor)
-    elif task == "segmentation":
-        evaluator = SegmentationEvaluator(processor, model.config.num_labels)
-    else:
-        evaluator = DepthEvaluator(processor) if task == "depth" else NormalEvaluator(processor)
-    samples = EvaluationSet(open_samples(labels_of(task, data), task, layout), evaluator)
-    return evaluate(model, samples, samples.loader(20, 1, 0, 0), Accelerator(cpu=True))
+    layout = layout_of(options)
+    evaluator = make_evaluator(options, processor, layout, model.config)
+    samples = EvaluationSet(open_samples(str(options.val_data), run.task, layout), evaluator)
+    return evaluate(model, samples, samples.loader(options.eval_batch_size, 1, 0, 0), Accelerator(cpu=True))
 
 
-def finish_card(run: Path, task: str, folder: Path, scores: dict[str, float], options: argparse.Namespace) -> None:
-    """Put scores, data and recipe into the card, and the recipe itself beside it."""
+def describe(
+    folder: Path, name: str, runs: dict[str, Run], scores: dict[str, float], options: argparse.Namespace
+) -> None:
+    """Put scores, data and recipe into the card; scores, goal and the options of each run into `training.json`."""
     card = ModelCard.load(folder / "README.md")
-    goal = GOALS[task]
+    goal = GOALS[RUNS[name].task]
+    recipes = {each: json.loads((runs[each].folder / RUN_FILE).read_text())["options"] for each in chain(name)}
     text = TRAINING_NOTE.format(
         num_train=options.num_train,
         train_seed=TRAIN_SEED,
         num_val=options.num_val,
         val_seed=VAL_SEED,
-        steps=options.steps or PARTS[task].max_steps,
-        batch=PARTS[task].batch_size,
-        start=PARTS[task].start + (FIRST_NOTE if PARTS[task].start in (NETWORK, ENCODER) else ""),
         seed=SEED,
-        hardware=describe_run(run),
+        runs="\n".join(describe_run(each, runs[each].folder, recipe) for each, recipe in recipes.items()),
         goal=f"{goal.value:g}",
         title=goal.title,
-        rows="\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items()),
+        rows="\n".join(f"| {metric} | {value:.4f} |" for metric, value in scores.items()),
     )
     head, licence, tail = card.content.partition("## Licence")
     (folder / "README.md").write_text(
         f"---\n{card.data.to_yaml()}\n---\n{head}{text}{licence}{tail}", encoding="utf-8"
     )
-    recipe = json.loads((run / RUN_FILE).read_text())["options"]
-    for name in ("train_data", "val_data", "output_dir", "model_name_or_path", "resume_from_checkpoint"):
-        recipe[name] = Path(recipe[name]).name if recipe[name] else recipe[name]
-    write_json(folder / "training.json", {"options": recipe, "results": scores})
+    root = options.output_dir
+    for recipe in recipes.values():
+        for key, value in recipe.items():
+            if isinstance(value, str) and Path(value).is_relative_to(root):
+                recipe[key] = Path(value).relative_to(root).as_posix()
+    write_json(folder / "training.json", {"runs": recipes, "results": scores, "goal": asdict(goal)})
 
 
-FIRST_NOTE = f" ({FIRST_RUN.max_steps} steps of {FIRST_RUN.batch_size} from random weights)"
 TRAINING_NOTE = """## Training and evaluation
 
-Trained with `python -m training.tiny`: {num_train} synthetic people (`sapiens_hf.synthetic`, seed {train_seed}),
-{steps} steps of {batch} from {start}, seed {seed}. {hardware} The options of the run are in training.json.
+Trained with `python -m training.tiny` on {num_train} pictures of synthetic people (`sapiens_hf.synthetic`,
+seed {train_seed}) with seed {seed}, on one core of a CPU. The runs, whose options are in training.json:
+
+{runs}
 
 Scores of these weights on {num_val} other synthetic pictures (seed {val_seed}). The aim was {title}: {goal}.
 
@@ -282,13 +291,15 @@ programs: on photographs it is far from Meta's checkpoints.
 """
 
 
-def describe_run(run: Path) -> str:
-    """How long a run took, from its log."""
-    rows = [row for row in read_metrics(run / METRICS_FILE) if "images_per_s" in row]
+def describe_run(name: str, folder: Path, recipe: dict) -> str:
+    """A line of the card: steps, start and, from the log, minutes."""
+    leg = RUNS[name]
+    origin = leg.start if leg.keeps_head else f"the encoder of {leg.start}" if leg.start else "random weights"
+    rows = [row for row in read_metrics(folder / METRICS_FILE) if "images_per_s" in row]
     steps = [row["step"] for row in rows]
-    batch = json.loads((run / RUN_FILE).read_text())["options"]["batch_size"]
+    batch = recipe["batch_size"]
     seconds = sum((now - last) * batch / row["images_per_s"] for last, now, row in zip([0, *steps], steps, rows))
-    return f"That took {seconds / 60:.0f} minutes on one core of a CPU."
+    return f"- {name}: {recipe['max_steps']} steps of {batch} pictures from {origin}, {seconds / 60:.0f} minutes"
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
