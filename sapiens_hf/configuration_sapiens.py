@@ -14,6 +14,7 @@
 """Configuration of the Sapiens models (arXiv 2408.12569)."""
 
 import difflib
+import operator
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -156,7 +157,10 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
         self.deconv_kernel_sizes = list(self.deconv_kernel_sizes or [4] * len(self.deconv_out_channels))
         self.conv_kernel_sizes = list(self.conv_kernel_sizes or [1] * len(self.conv_out_channels))
         if self.flip_pairs is not None:
-            self.flip_pairs = [[int(i) for i in pair] for pair in self.flip_pairs]
+            try:
+                self.flip_pairs = [[operator.index(i) for i in pair] for pair in self.flip_pairs]
+            except TypeError as error:
+                raise ValueError(f"flip_pairs is {self.flip_pairs!r}: expected pairs of keypoint indices.") from error
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
@@ -215,9 +219,13 @@ class SapiensConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"semantic_loss_class_weights has {len(weights)} entries for {self.num_labels} labels: give one each."
             )
         last = len(self.id2label or {}) - 1
+        seen: set[int] = set()
         for pair in self.flip_pairs or []:
             if len(pair) != 2 or not all(0 <= i <= last for i in pair):
                 raise ValueError(f"flip_pairs holds {pair}: expected two keypoint indices from 0 to {last}.")
+            if pair[0] == pair[1] or not seen.isdisjoint(pair):
+                raise ValueError(f"flip_pairs holds {pair} with an index that came before: each swaps with one other.")
+            seen.update(pair)
 
     @property
     def grid_size(self) -> tuple[int, int]:

@@ -385,9 +385,9 @@ def _read_image_keypoints(item: Any, index: int, num_people: int) -> Tensor:
                 raise ValueError(f"{name}[{number}] has shape {shape}, expected (num_keypoints, 3) with {rows}.")
         _check_counts({f"{name}[{number}]": len(person) for number, person in enumerate(people)})
         values = torch.from_numpy(np.array(people))
-    if len(values) != num_people:
+    if values.ndim and len(values) != num_people:
         raise ValueError(f"{name} has {len(values)} people, but boxes[{index}] has {num_people}.")
-    if len(values) and (values.ndim != 3 or values.shape[2] != 3):
+    if values.shape[:1] != (0,) and (values.ndim != 3 or values.shape[2] != 3):
         shape = tuple(values.shape)
         raise ValueError(f"{name} has shape {shape}, expected (num_people, num_keypoints, 3) with {rows}.")
     return values

@@ -645,6 +645,7 @@ def test_broken_files(processor, tmp_path):
         ({"boxes": BOX, "keypoints": 3}, "keypoints has 3 entries"),
         ({"boxes": BOX, "keypoints": [[PERSON, PERSON]]}, r"keypoints\[0\] has 2 people, but boxes\[0\] has 1"),
         ({"boxes": BOX, "keypoints": [[]]}, r"keypoints\[0\] has 0 people, but boxes\[0\] has 1"),
+        ({"boxes": BOX, "keypoints": [torch.tensor(1.0)]}, r"keypoints\[0\] has shape \(\), expected"),
         ({"boxes": BOX, "keypoints": [[[[1, 2], [3, 4]]]]}, r"keypoints\[0\]\[0\] has shape \(2, 2\)"),
         ({"boxes": BOX, "keypoints": [[[1, 2, 2]]]}, r"keypoints\[0\]\[0\] has shape \(3,\)"),
         ({"boxes": BOX, "keypoints": [torch.ones(1, 2, 4)]}, r"keypoints\[0\] has shape \(1, 2, 4\)"),

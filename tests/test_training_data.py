@@ -203,6 +203,7 @@ def test_coco_wholebody_and_goliath(tmp_path):
         ([someone(4, [1.0, 2, 2] * 16)], "annotation 4 has 16 keypoints, but the model has 17.*--keypoint_set"),
         ([someone(4, [1.0, float("nan"), 2] * 17)], "annotation 4 has NaN"),
         ([someone(4, image_id=99)], "annotation 4 is of image 99"),
+        ([{"id": 4, "keypoints": []}], "annotation 4 has no image_id"),
     ],
 )
 def test_coco_errors_name_the_annotation(tmp_path, people, message):
@@ -211,7 +212,7 @@ def test_coco_errors_name_the_annotation(tmp_path, people, message):
 
 
 def test_coco_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no annotation file"):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
         CocoKeypoints(tmp_path / "none.json", 17)
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="no list 'images'"):

@@ -12,7 +12,6 @@ train wrongly raises `BadSampleError`, which names the file.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from sapiens_hf.coco import is_person, person_categories, read_json, require
 from sapiens_hf.image_loading_sapiens import read_image
 
 Sample = dict[str, Any]
@@ -85,9 +85,7 @@ class CocoKeypoints:
 
     def __init__(self, annotation_file: str | Path, num_keypoints: int, image_folder: str | Path | None = None):
         path = Path(annotation_file)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no annotation file {path}.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         missing = (
             [key for key in ("images", "annotations") if key not in data] if isinstance(data, dict) else ["images"]
         )
@@ -96,14 +94,15 @@ class CocoKeypoints:
         self.annotation_file = path
         self.num_keypoints = num_keypoints
         self.image_folder = _coco_images(path, data["images"]) if image_folder is None else Path(image_folder)
-        people = {c["id"] for c in data.get("categories", ()) if c.get("name") == "person"}
+        people = person_categories(data.get("categories", ()))
         images = {image["id"]: number for number, image in enumerate(data["images"])}
         self.file_names = [image["file_name"] for image in data["images"]]
         self.ids, self.left_out = [], Counter()  # type: ignore[var-annotated]
         rows, boxes, keypoints = [], [], []
         for annotation in data["annotations"]:
-            if people and annotation.get("category_id") not in people:
+            if not is_person(annotation, people):
                 continue
+            require(annotation, ("image_id",), f"{path}: annotation {annotation.get('id')}")
             if annotation["image_id"] not in images:
                 raise ValueError(
                     f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, "
