@@ -359,7 +359,9 @@ def _read_coco_boxes(content: dict[str, Any], path: str | Path) -> CocoBoxes:
 def match_boxes(boxes: Mapping[str, list], files: Sequence[tuple[Path, Path]]) -> dict[Path, list]:
     """The boxes of each image that has an entry.
 
-    An entry names an image by its path, by its path below the input folder or, if that is none, by its base name.
+    An entry names an image by its path, by its path below the input folder, by the end of its path or, if that is
+    none, by its base name. In a data set (`CocoBoxes`) where paths with folders fit, entries of other folders are of
+    other images.
 
     Args:
         boxes: COCO boxes by name.
@@ -371,14 +373,19 @@ def match_boxes(boxes: Mapping[str, list], files: Sequence[tuple[Path, Path]]) -
     """
     by_path = {path.as_posix(): path for path, _ in files}
     by_path |= {(relative.parent / path.name).as_posix(): path for path, relative in files}
-    by_name: dict[str, list[Path]] = {}
+    by_end: dict[str, list[Path]] = {}
     for path, _ in files:
-        by_name.setdefault(path.name, []).append(path)
+        parts = path.resolve().parent.parts + (path.name,)
+        for start in range(1, len(parts)):
+            by_end.setdefault("/".join(parts[start:]), []).append(path)
+    places = {key: Path(key).as_posix() for key in boxes}
+    has_folders = isinstance(boxes, CocoBoxes) and any("/" in name and name in by_end for name in places.values())
     matched: dict[Path, str] = {}
     unknown = []
-    for key in boxes:
-        name = Path(key)
-        fits = [by_path[name.as_posix()]] if name.as_posix() in by_path else by_name.get(name.name, [])
+    for key, name in places.items():
+        fits = [by_path[name]] if name in by_path else by_end.get(name, [])
+        if not fits and not (has_folders and "/" in name):
+            fits = by_end.get(Path(name).name, [])
         if len(fits) > 1:
             raise ValueError(
                 f"boxes: the entry {key!r} fits {len(fits)} images, {', '.join(map(str, fits[:3]))}. Name them by "
@@ -391,9 +398,10 @@ def match_boxes(boxes: Mapping[str, list], files: Sequence[tuple[Path, Path]]) -
         else:
             matched[fits[0]] = key
     if unknown and not (isinstance(boxes, CocoBoxes) and matched):
-        near = difflib.get_close_matches(unknown[0], {*by_path, *by_name}, n=3)
+        names = list(dict.fromkeys(path.name for path, _ in files))
+        near = difflib.get_close_matches(unknown[0], {*by_path, *names}, n=3)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"they are {', '.join([*by_name][:3])}."
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"they are {', '.join(names[:3])}."
         raise ValueError(f"boxes: the entry {unknown[0]!r}{more} names none of the {len(files)} input images; {hint}")
     return {path: boxes[key] for path, key in matched.items()}
 

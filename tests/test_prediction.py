@@ -341,6 +341,18 @@ def test_boxes_by_path_and_by_base_name(photos):
     }  # fmt: skip
 
 
+def test_boxes_of_a_data_set_with_folders(tmp_path):
+    """val/1.png is not train/1.png, also where the input is the folder val itself."""
+    for name in ("val/1.png", "val/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = prediction.find_images([tmp_path / "val"])
+    boxes = prediction.CocoBoxes({"train/1.png": [1], "val/1.png": [2], "train/2.png": [3]})
+    assert prediction.match_boxes(boxes, files) == {tmp_path / "val" / "1.png": [2]}
+    moved = prediction.CocoBoxes({"elsewhere/1.png": [1], "2.png": [2]})
+    assert prediction.match_boxes(moved, files) == {tmp_path / "val" / "1.png": [1], tmp_path / "val" / "2.png": [2]}
+
+
 @pytest.mark.parametrize(
     "boxes, message",
     [
