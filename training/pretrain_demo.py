@@ -12,19 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .experiments import (
-    EVALUATORS,
     LABEL_SEED,
+    METRICS,
     TRAIN_SEED,
     VAL_SEED,
     Network,
     Scale,
     execute,
     finetune_run,
-    is_higher_better,
     labelled_people,
     pictures_of_people,
     pretrain_run,
-    score,
 )
 
 
@@ -32,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Run from command-line arguments; returns the scores from pretrained and from random weights."""
     parser = argparse.ArgumentParser(prog="python -m training.pretrain_mae --demo", description=__doc__)
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of pictures and runs")
-    parser.add_argument("--task", default="segmentation", choices=sorted(EVALUATORS), help="to fine-tune for")
+    parser.add_argument("--task", default="segmentation", choices=sorted(METRICS), help="to fine-tune for")
     parser.add_argument("--num_images", type=int, default=2000, help="synthetic people to pretrain on")
     parser.add_argument("--steps", type=int, default=1500, help="of pretraining")
     parser.add_argument("--finetune_steps", type=int, default=200)
@@ -61,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     for name, start in (("pretrained", pretrained.folder), ("random", None)):
         place = folder / f"{options.task}_{name}"
         run = finetune_run(place, options.task, labelled, val, start, network, scale, options.seed)
-        scores[name] = score(options.task, execute(run))
+        scores[name] = execute(run)[METRICS[options.task].name]
     print(summary(options.task, scores, folder))
     return scores
 
@@ -69,11 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 def summary(task: str, scores: dict[str, float], folder: Path) -> str:
     """What the demonstration says at its end."""
     gain = scores["pretrained"] - scores["random"]
-    is_better = gain > 0 if is_higher_better(task) else gain < 0
+    metric = METRICS[task]
+    is_better = gain > 0 if metric.is_higher_better else gain < 0
     verdict = "Pretraining is ahead" if is_better else "Pretraining is behind"
-    direction = "higher" if is_higher_better(task) else "lower"
+    direction = "higher" if metric.is_higher_better else "lower"
     return (
-        f"{task}, {EVALUATORS[task].best} ({direction} is better): pretrained {scores['pretrained']:.4f}, "
+        f"{task}, {metric.name} ({direction} is better): pretrained {scores['pretrained']:.4f}, "
         f"random {scores['random']:.4f}, difference {gain:+.4f}.\n"
         f"{verdict}; this is one seed, training.study has several.\n"
         f"Reconstructions: {folder / 'pretrained' / 'pictures'}"

@@ -26,8 +26,8 @@ import numpy as np
 
 from .checkpoints import write_json
 from .experiments import (
-    EVALUATORS,
     LABEL_SEED,
+    METRICS,
     TRAIN_SEED,
     VAL_SEED,
     Network,
@@ -36,12 +36,10 @@ from .experiments import (
     execute_all,
     finetune_run,
     first_pictures,
-    is_higher_better,
     labelled_people,
     pictures_of_anything_else,
     pictures_of_people,
     pretrain_run,
-    score,
 )
 
 FIGURES = ("data", "images", "parameters")
@@ -56,7 +54,7 @@ class Study:
     Attributes:
         scale: of each run.
         tasks: of figure (a).
-        curve_task: of figures (b) and (c); the paper's figure 10 takes normals.
+        curve_tasks: of figures (b) and (c); the paper's figure 10 takes normals.
         seeds: each of them is one run of everything.
         network: of figures (a) and (b).
         networks: of figure (c), by size.
@@ -65,8 +63,8 @@ class Study:
     """
 
     scale: Scale = Scale()
-    tasks: tuple[str, ...] = tuple(EVALUATORS)
-    curve_task: str = "normal"
+    tasks: tuple[str, ...] = tuple(METRICS)
+    curve_tasks: tuple[str, ...] = ("normal", "pose")
     seeds: tuple[int, ...] = (0, 1, 2)
     network: Network = Network(128, 4, patch_size=8)
     networks: tuple[Network, ...] = tuple(
@@ -155,14 +153,13 @@ def make_arms(study: Study, folder: Path, figures: Sequence[str], num_processes:
                 add("data", "random", task, seed, None, study.network, 0)
                 add("data", "generic", task, seed, generic, study.network, steps)
                 add("data", "people", task, seed, people, study.network, steps)
-        if "images" in figures:
-            for number in study.image_counts:
+        for task in study.curve_tasks:
+            for number in study.image_counts if "images" in figures else ():
                 some = people if number == count else first_pictures(data / f"people{number}", people, number)
-                add("images", str(number), study.curve_task, seed, some, study.network, steps)
-        if "parameters" in figures:
-            for network in study.networks:
+                add("images", str(number), task, seed, some, study.network, steps)
+            for network in study.networks if "parameters" in figures else ():
                 share = 1.0 if study.equal_images else study.network.flops(scale.size) / network.flops(scale.size)
-                add("parameters", network.name, study.curve_task, seed, people, network, max(round(steps * share), 1))
+                add("parameters", network.name, task, seed, people, network, max(round(steps * share), 1))
     return arms
 
 
@@ -171,17 +168,19 @@ def summarise(arms: Sequence[Arm], results: dict[Path, dict[str, float]]) -> lis
     rows = []
     for task, label in dict.fromkeys((arm.task, arm.label) for arm in arms):
         scores = [
-            score(task, results[arm.finetuning.folder]) for arm in arms if (arm.task, arm.label) == (task, label)
+            results[arm.finetuning.folder][METRICS[task].name]
+            for arm in arms
+            if (arm.task, arm.label) == (task, label)
         ]
         spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
-        row = {"task": task, "metric": EVALUATORS[task].best, "label": label, "mean": float(np.mean(scores))}
+        row = {"task": task, "metric": METRICS[task].name, "label": label, "mean": float(np.mean(scores))}
         rows.append({**row, "spread": spread, "scores": scores})
     return rows
 
 
 def compare(task: str, worse: dict, better: dict) -> tuple[str, float]:
     """Whether one row beats another, beyond the spread of the seeds: the verdict and the gain (positive is better)."""
-    sign = 1 if is_higher_better(task) else -1
+    sign = 1 if METRICS[task].is_higher_better else -1
     gain = sign * (better["mean"] - worse["mean"])
     error = math.sqrt((worse["spread"] ** 2 + better["spread"] ** 2) / len(better["scores"]))
     if not math.isfinite(error):
@@ -196,8 +195,8 @@ def describe(rows: dict[str, list[dict]], study: Study) -> str:
     equal = "images" if study.equal_images else "operations"
     titles = {
         "data": "(a) people, other pictures, random weights",
-        "images": f"(b) number of different pictures, equal operations ({study.curve_task})",
-        "parameters": f"(c) size of the network, equal {equal} of pretraining ({study.curve_task})",
+        "images": "(b) number of different pictures, equal operations",
+        "parameters": f"(c) size of the network, equal {equal} of pretraining",
     }
     lines = [
         "# The claims in miniature\n",
@@ -244,7 +243,7 @@ def draw(rows: list[dict], figure: str, path: Path) -> None:
         else:
             axes.errorbar(labels, means, yerr=spreads, capsize=4, marker="o", color="#cc6677")
             axes.set_xlabel({"images": "different pictures", "parameters": "width x layers"}[figure])
-        arrow = "higher" if is_higher_better(task) else "lower"
+        arrow = "higher" if METRICS[task].is_higher_better else "lower"
         axes.set_title(f"{task}: {own[0]['metric']} ({arrow} is better)", fontsize=9)
     canvas.savefig(path, dpi=120)
 
