@@ -1,8 +1,9 @@
 """All four tasks with the small checkpoints of this repository, on pictures whose exact labels are known and a photo.
 
-Run with `make demo`, or `python docs/demo.py --output demo_output`. Nothing is downloaded. Each picture gets a contact
-sheet: what the networks say above what is true. The scores are of these few pictures; those of 500 are in the cards
-in `checkpoints/`, beside what the checkpoints were trained on: drawn people, so the photograph is foreign to them.
+Run with `make demo`, or `python docs/demo.py --output demo_output` (extra `demo`). Nothing is downloaded. Each picture
+gets a contact sheet: what the networks say above what is true. The scores are of these few pictures; those of 500 are
+in the cards in `checkpoints/`, beside what the checkpoints were trained on: drawn people, so the photograph is foreign
+to them.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from skimage import data
 from transformers import pipeline
 
 from sapiens_hf import draw_depth, draw_keypoints, draw_normals, draw_segmentation, side_by_side
@@ -40,8 +42,6 @@ def main() -> None:
     for truth, prediction in zip(truths, predictions, strict=True):
         sheet = stack([draw(truth["image"], prediction, "predicted"), draw(truth["image"], truth, "exact")])
         sheet.save(output / f"people_{truth['name']}.png")
-
-    from skimage import data
 
     photo = Image.fromarray(data.astronaut())
     prediction = predict(run, photo, [PERSON])

@@ -93,7 +93,10 @@ def _predict(options: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     prediction.find_device(options.device)  # before a model is loaded
+    files = prediction.find_images(options.inputs, exclude=options.output)
     boxes = prediction.read_boxes(options.boxes) if options.boxes else None
+    if boxes is not None:
+        prediction.match_boxes(boxes, files)
     pose = {name: getattr(options, name) for name in ("detector", "threshold", "flip_test")}
     predictor = _make_predictor(options.model, options.task, options, **pose)
     prediction.check_task_options(predictor.task, boxes=options.boxes, mask_model=options.mask_model)

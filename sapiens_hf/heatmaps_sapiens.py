@@ -37,8 +37,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from .resampling_sapiens import LevelTransform, sample_grid, taps_at
+
+logger = logging.get_logger(__name__)
 
 # Context kept around a person box: Sapiens, pose configs of the original, `GetBBoxCenterScale(padding=1.25)`.
 BOX_PADDING = 1.25
@@ -143,7 +146,7 @@ def validate_boxes(
         image_sizes: (height, width) of each image. With it, boxes wholly outside their image are errors, and so are
             corner boxes (x1, y1, x2, y2) where they can be told apart: all boxes of the image fit into it as corners,
             all of them reach beyond it as COCO boxes, and at least one of them has over `CORNERS_OUTSIDE` of its area
-            outside. Other boxes partly outside are fine.
+            outside; if none has, a warning tells. Other boxes partly outside are fine.
 
     Returns:
         One float64 tensor (num_boxes, 4) per image, on the CPU.
@@ -206,6 +209,10 @@ def _check_boxes(boxes: Tensor, index: int, image_size: tuple[int, int] | None) 
             seen_width * seen_height < (1 - CORNERS_OUTSIDE) * box_width * box_height,
             f"read as (x, y, width, height) lies mostly outside its image of {width} x {height} pixels, but fits as "
             "corners (x1, y1, x2, y2); pass COCO boxes: (x1, y1, x2 - x1, y2 - y1)",
+        )
+        logger.warning_once(
+            f"boxes[{index}] = {boxes.tolist()}: read as (x, y, width, height) they all reach out of their image of "
+            f"{width} x {height} pixels. If they are corners (x1, y1, x2, y2), pass (x1, y1, x2 - x1, y2 - y1)."
         )
 
 

@@ -138,7 +138,7 @@ def local_file(path: Path, filename: str | None) -> Path:
     if row and replaced:
         hints.append(f"Meta replaced that file on 2024-10-07 by {row['file']}.")
     if row:
-        hints.append(f"{row['repo']} on the Hub has it: load_original({row['repo']!r}) downloads {row['file']}.")
+        hints.append(f"{row['repo']} on the Hub has {row['file']}: give that id in the place of the path.")
     known = [Path(r["file"]).name for r in released_checkpoints()]
     near = difflib.get_close_matches(path.name, [*siblings, *known], n=1)
     meant = near[0] if near else suggest_source(path)

@@ -200,7 +200,8 @@ class SapiensKeypointDetectionPipeline(_SapiensPipeline):
         try:
             boxes = validate_boxes([boxes], 1, [(height, width)])[0]
         except ValueError as error:  # name the image by its place in the caller's list
-            raise ValueError(str(error).replace("boxes[0]", f"boxes[{index}]")) from error
+            reason = str(error).replace("boxes[0]", f"boxes[{index}]").split("; boxes are nested")[0].rstrip(".")
+            raise ValueError(f"{reason}. The boxes of an image are [[x, y, width, height], ...], or [].") from error
         inputs = self.image_processor(images=[levels], boxes=[boxes.tolist()], return_tensors="pt").to(self.dtype)
         scores = [1.0] * len(boxes) if scores is None else scores
         return {"pixel_values": inputs["pixel_values"], "boxes": boxes, "scores": scores}

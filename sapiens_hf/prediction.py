@@ -196,7 +196,7 @@ def _find_task(source: str, architectures: list[str] | None, asked: str | None) 
             f"{', '.join(TASK_CLASSES)}). Load it with sapiens_hf.{stored}.from_pretrained."
         )
     if asked not in (None, task):
-        raise ValueError(f"{source} holds {stored}, which does not fit the task {asked!r}. Use --task {task}.")
+        raise ValueError(f"{source} holds {stored}, which is not for {asked}. Take another model, or --task {task}.")
     return task
 
 
@@ -206,7 +206,14 @@ def _read_config(source: str) -> Any:
     path = Path(source)
     if not path.exists() and (path.is_absolute() or len(path.parts) > 2):  # a Hub id is owner/name
         raise FileNotFoundError(f"There is no model at {source}: expected a folder, a file or a Hub id.")
-    config = AutoConfig.from_pretrained(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except OSError as error:
+        if path.exists() or not path.parent.is_dir():
+            raise
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise OSError(f"There is no folder {source}, and as a Hub id: {error}{hint}") from error
     if config.model_type != "sapiens":
         raise ValueError(f"{source} is a {config.model_type!r} model, not Sapiens.")
     return config

@@ -128,10 +128,7 @@ def scene_of(scene: str, monkeypatch) -> dict:
         path = str(files.write_pth(Path("a.pth").absolute(), NARROW["depth"]))
         return {"checkpoint": path, "folder": path}
     if scene == "released file":
-        released = Path("sapiens_1b_goliath_best_goliath_AP_639.pth").absolute()
-        files.write_pth(released, NARROW["pose"])
-        small = lambda: sapiens_hf.SapiensImageProcessorPil(size={"height": 96, "width": 64})  # noqa: E731
-        monkeypatch.setattr(sapiens_hf, "SapiensImageProcessor", small, raising=False)
+        files.write_pth(Path("sapiens_1b_goliath_best_goliath_AP_639.pth").absolute(), NARROW["pose"])
         return {"image": Image.open("photo.jpg"), "boxes": [[12, 5, 30, 60], [1, 2, 20, 50]]}
     if scene == "pretraining":
         save_model("pretraining", "runs/mae")

@@ -1,5 +1,6 @@
 """heatmaps_sapiens: crops, targets and decoding against golden numbers and a slow reference written from the spec."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -507,3 +508,18 @@ def test_flip_pairs_elsewhere_and_compiled():
     compiled = torch.compile(flip_heatmaps, fullgraph=True, backend="eager")
     for given in (pairs, pairs.tolist()):
         assert torch.equal(compiled(maps, given), flip_heatmaps(maps, pairs))
+
+
+def test_boxes_that_may_be_corners_are_told(caplog):
+    """All reach out of the image and would fit as corners, none of them by much: taken as they are, with a warning."""
+    logger = logging.getLogger("sapiens_hf.heatmaps_sapiens")
+    logger.addHandler(caplog.handler)
+    try:
+        kept = validate_boxes([[[62, 25, 162, 255], [0, 68, 78, 250]]], 1, [(256, 192)])
+        assert kept[0].tolist() == [[62, 25, 162, 255], [0, 68, 78, 250]]
+        assert "all reach out of their image of 192 x 256 pixels. If they are corners" in caplog.text
+        caplog.clear()
+        validate_boxes([[[62, 25, 162, 255], [3, 4, 10, 20]]], 1, [(256, 192)])  # one that does not
+        assert not caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)

@@ -109,7 +109,7 @@ def test_folders(tmp_path):
 def test_missing_files_name_their_repository(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"replaced.*AP_639.pth\. facebook/sapiens-pose-1b on the Hub"):
         load_original(tmp_path / "sapiens_1b_goliath_best_goliath_AP_640.pth")
-    with pytest.raises(FileNotFoundError, match=r"facebook/sapiens-depth-0.3b.*downloads"):
+    with pytest.raises(FileNotFoundError, match=r"facebook/sapiens-depth-0.3b.*give that id"):
         sapiens_hf.SapiensForDepthEstimation.from_pretrained(tmp_path / "sapiens_0.3b_render_people_epoch_100.pth")
     with pytest.raises(FileNotFoundError, match="Did you mean 'sapiens_2b_epoch_660_clean.pth'"):
         load_original(tmp_path / "sapiens_2b_epoch_66_clean.pth")

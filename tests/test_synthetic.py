@@ -651,7 +651,7 @@ print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist())
 def test_missing_packages_name_the_extra(monkeypatch):
     for package, build in (("anny", Body), ("embreex.rtcore", _embree.__wrapped__)):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(ImportError, match=r"pip install sapiens_hf\[synthetic\]"):
+        with pytest.raises(ImportError, match=r"pip install \"sapiens_hf\[synthetic\]\""):
             build()
 
 
@@ -784,7 +784,7 @@ def test_foreign_folders_and_unknown_formats_are_refused(written, tmp_path):
 
 def test_the_table_needs_datasets(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install sapiens_hf\[synthetic\]"):
+    with pytest.raises(ImportError, match=r"pip install \"sapiens_hf\[synthetic\]\""):
         make(tmp_path / "new", RECIPE, 1)
 
 

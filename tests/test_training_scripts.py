@@ -456,6 +456,10 @@ def test_a_run_can_be_repeated_from_its_run_json(runs, tmp_path):
         ([], "--train_data and --output_dir are needed"),
         (["--train_data", "a", "--output_dir", "b", "--image_size", "64"], "height and width"),
         (["--train_data", "a", "--output_dir", "b", "--schedule", "cosinus"], "Did you mean 'cosine'"),
+        (
+            ["--train_data", "a", "--output_dir", "b", "--learnig_rate", "1"],
+            "'--learnig_rate'. Did you mean '--learning_r",
+        ),
         (["--train_data", "a", "--output_dir", "b", "--batch_size", "0"], "--batch_size is 0"),
         (["--train_data", "a", "--output_dir", "b", "--mixed_precision", "half"], "no, fp16 or bf16"),
         (

@@ -16,9 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout's root comes in the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from accelerate import PartialState  # noqa: E402
-
-from training.jobs import train  # noqa: E402
+from training.jobs import end_processes, train  # noqa: E402
 from training.options import SegmentationOptions, parse_options  # noqa: E402
 
 
@@ -29,4 +27,4 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 
 if __name__ == "__main__":
     main()
-    PartialState().destroy_process_group()
+    end_processes()

@@ -6,6 +6,8 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+from accelerate import PartialState
+
 from .augment import (
     DEPTH_AUGMENTATION,
     NO_POSE_AUGMENTATION,
@@ -76,6 +78,11 @@ def make_job(options: RunOptions) -> Job:
     min_visible = getattr(options, "min_visible", 0) if options.augment else 0
     loss_size = num_person_pixels if options.task == "normal" else None
     return Job(model, processor, samples, augment, evaluator, eval_samples, min_visible, loss_size=loss_size)
+
+
+def end_processes() -> None:
+    """The last thing that a program does."""
+    PartialState().destroy_process_group()
 
 
 def num_person_pixels(batch: Any) -> Any:

@@ -221,6 +221,11 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     log.close()
     for tracker in accelerator.trackers:
         tracker.finish()
+    if state.step == plan.num_steps:
+        said = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
+        accelerator.print(
+            f"Finished at step {state.step}: {said}. Model, processor and {RESULTS_FILE} are in {folder}."
+        )
     return results
 
 

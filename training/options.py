@@ -161,7 +161,12 @@ def parse_options(options_class: type[OptionsType], arguments: Sequence[str] | N
     task = options_class.__name__.removesuffix("Options").lower()
     from_recipe = recipe(chosen, task).options() if chosen else {}
     parser.set_defaults(**from_recipe | stored)
-    (options,) = parser.parse_args_into_dataclasses(args=arguments)
+    options, unknown = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
+    if unknown:
+        check_names(
+            "option", unknown[:1], [f"--{field.name}" for field in dataclasses.fields(options_class)], "arguments"
+        )
+        raise ValueError(f"{unknown} belong to no option.")
     return check_options(options)
 
 

@@ -31,6 +31,6 @@ def load_metric(name: str, **kwargs: Any) -> evaluate.EvaluationModule:
         import evaluate
     except ImportError as error:
         raise ImportError(
-            "Metrics need the `evaluate` package, which is not installed. Run `pip install sapiens_hf[eval]`."
+            'Metrics need the `evaluate` package, which is not installed. Run `pip install "sapiens_hf[eval]"`.'
         ) from error
     return evaluate.load(str(Path(__file__).parent / name), **kwargs)

@@ -13,7 +13,7 @@ def missing_extra(package: str) -> ImportError:
     """The error for an optional package of the `synthetic` extra that is not installed."""
     return ImportError(
         f"Synthetic humans need the package {package!r}, which is not installed. "
-        "Install the extra: pip install sapiens_hf[synthetic]"
+        'Install the extra: pip install "sapiens_hf[synthetic]"'
     )
 
 

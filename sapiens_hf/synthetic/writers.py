@@ -284,7 +284,7 @@ def _datasets() -> Any:
         import datasets
     except ImportError as error:
         raise ImportError(
-            "The table needs the package `datasets`: pip install sapiens_hf[synthetic], "
+            'The table needs the package `datasets`: pip install "sapiens_hf[synthetic]", '
             "or leave `table` out of --formats."
         ) from error
     return datasets
