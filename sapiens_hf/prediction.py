@@ -196,7 +196,9 @@ def _find_task(source: str, architectures: list[str] | None, asked: str | None) 
             f"{', '.join(TASK_CLASSES)}). Load it with sapiens_hf.{stored}.from_pretrained."
         )
     if asked not in (None, task):
-        raise ValueError(f"{source} holds {stored}, which is not for {asked}. Take another model, or --task {task}.")
+        raise ValueError(
+            f"{source} holds {stored}, which does not fit the task {asked!r}: take another model, or --task {task}."
+        )
     return task
 
 

@@ -70,7 +70,7 @@ class Study:
     networks: tuple[Network, ...] = tuple(
         Network(width, layers, patch_size=8) for width, layers in ((48, 3), (80, 4), (128, 4), (192, 6))
     )
-    image_counts: tuple[int, ...] = (60, 250, 1000, 4000)
+    image_counts: tuple[int, ...] = (4, 60, 250, 1000, 4000)
     equal_images: bool = False
 
 
