@@ -96,8 +96,10 @@ RUNS = {
     "segmentation-1": Leg("segmentation", 6000),
     "segmentation-2": Leg("segmentation", 3500, "segmentation-1"),
     "pose-1": Leg("pose", 3500, "segmentation-1"),
+    "pose-2": Leg("pose", 8500, "pose-1"),
     "depth-1": Leg("depth", 1500, "segmentation-1"),
     "normal-1": Leg("normal", 5000),
+    "normal-2": Leg("normal", 7500, "normal-1"),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
@@ -275,7 +277,7 @@ def describe(
 TRAINING_NOTE = """## Training and evaluation
 
 Trained with `python -m training.tiny` on {num_train} pictures of synthetic people (`sapiens_hf.synthetic`,
-seed {train_seed}) with seed {seed}, on one core of a CPU. The runs, whose options are in training.json:
+seed {train_seed}) with seed {seed}, on one core of a busy CPU. The runs, whose options are in training.json:
 
 {runs}
 
