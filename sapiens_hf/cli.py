@@ -105,7 +105,7 @@ def _predict(options: argparse.Namespace) -> int:
     try:
         report = prediction.predict_folder(
             predictor,
-            options.inputs,
+            files,
             options.output,
             boxes,
             mask_predictor,

@@ -157,15 +157,34 @@ def validate_boxes(
     shape = "boxes are nested per image: [[[x, y, width, height], ...], ...], with [] for an image without people"
     if boxes is None or isinstance(boxes, str | bytes | dict) or not hasattr(boxes, "__len__"):
         raise ValueError(f"boxes is {boxes!r}; {shape}.")
-    rows = [_read_image_boxes(item, index, shape) for index, item in enumerate(boxes)]  # type: ignore[arg-type, var-annotated]
+    rows = [_read_image_boxes(item, f"boxes[{index}]", shape) for index, item in enumerate(boxes)]  # type: ignore[arg-type, var-annotated]
     if len(rows) != num_images:
         raise ValueError(f"boxes has {len(rows)} entries for {num_images} images; {shape}.")
     for index, image_boxes in enumerate(rows):
-        _check_boxes(image_boxes, index, None if image_sizes is None else image_sizes[index])
+        _check_boxes(image_boxes, f"boxes[{index}]", None if image_sizes is None else image_sizes[index])
     return rows
 
 
-def _read_image_boxes(item: object, index: int, shape: str) -> Tensor:
+def validate_image_boxes(boxes: object, image_size: tuple[int, int], name: str) -> Tensor:
+    """The boxes of one image, as `validate_boxes` reads and checks those of several.
+
+    Args:
+        boxes: COCO boxes (x, y, width, height), or `[]`.
+        image_size: (height, width) of the image.
+        name: what messages call them.
+
+    Returns:
+        A float64 tensor (num_boxes, 4) on the CPU.
+
+    Raises:
+        ValueError: naming the box.
+    """
+    read = _read_image_boxes(boxes, name, "the boxes of an image are [[x, y, width, height], ...], or []")
+    _check_boxes(read, name, image_size)
+    return read
+
+
+def _read_image_boxes(item: object, name: str, shape: str) -> Tensor:
     try:
         if isinstance(item, Tensor):
             values = item.detach().to("cpu", torch.float64)
@@ -173,22 +192,22 @@ def _read_image_boxes(item: object, index: int, shape: str) -> Tensor:
             plain = [box.tolist() if hasattr(box, "tolist") else box for box in item]  # type: ignore[attr-defined]
             values = torch.tensor(plain, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"boxes[{index}] is {item!r}, which cannot be read as boxes ({error}); {shape}.") from error
+        raise ValueError(f"{name} is {item!r}, which cannot be read as boxes ({error}); {shape}.") from error
     if values.numel() == 0:
         return values.new_zeros(0, 4)
     if values.ndim != 2 or values.shape[1] != 4:
         hint = "one level of nesting is missing" if values.ndim < 2 and values.numel() == 4 else "4 numbers per box"
-        raise ValueError(f"boxes[{index}] has shape {tuple(values.shape)}, expected (num_boxes, 4): {hint}; {shape}.")
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected (num_boxes, 4): {hint}; {shape}.")
     return values
 
 
-def _check_boxes(boxes: Tensor, index: int, image_size: tuple[int, int] | None) -> None:
+def _check_boxes(boxes: Tensor, name: str, image_size: tuple[int, int] | None) -> None:
     x, y, box_width, box_height = boxes.unbind(-1)
 
     def refuse(wrong: Tensor, what: str) -> None:
         if bool(wrong.any()):
             number = int(wrong.nonzero()[0, 0])
-            raise ValueError(f"boxes[{index}][{number}] = {boxes[number].tolist()} {what}.")
+            raise ValueError(f"{name}[{number}] = {boxes[number].tolist()} {what}.")
 
     refuse(~boxes.isfinite().all(dim=-1), "has NaN or infinite values; expected (x, y, width, height) in pixels")
     refuse(
@@ -211,7 +230,7 @@ def _check_boxes(boxes: Tensor, index: int, image_size: tuple[int, int] | None) 
             "corners (x1, y1, x2, y2); pass COCO boxes: (x1, y1, x2 - x1, y2 - y1)",
         )
         logger.warning_once(
-            f"boxes[{index}] = {boxes.tolist()}: read as (x, y, width, height) they all reach out of their image of "
+            f"{name} = {boxes.tolist()}: read as (x, y, width, height) they all reach out of their image of "
             f"{width} x {height} pixels. If they are corners (x1, y1, x2, y2), pass (x1, y1, x2 - x1, y2 - y1)."
         )
 

@@ -26,7 +26,7 @@ from PIL import Image
 from transformers import Pipeline, pipeline
 from transformers.utils import is_torchvision_available, logging
 
-from .heatmaps_sapiens import validate_boxes
+from .heatmaps_sapiens import validate_image_boxes
 from .image_loading_sapiens import read_image
 
 logger = logging.get_logger(__name__)
@@ -197,11 +197,7 @@ class SapiensKeypointDetectionPipeline(_SapiensPipeline):
                 f'Pass boxes=[[x, y, width, height], ...] or detector="default" ({DEFAULT_DETECTOR}).'
             )
             boxes = [[0.0, 0.0, float(width), float(height)]]
-        try:
-            boxes = validate_boxes([boxes], 1, [(height, width)])[0]
-        except ValueError as error:  # name the image by its place in the caller's list
-            reason = str(error).replace("boxes[0]", f"boxes[{index}]").split("; boxes are nested")[0].rstrip(".")
-            raise ValueError(f"{reason}. The boxes of an image are [[x, y, width, height], ...], or [].") from error
+        boxes = validate_image_boxes(boxes, (height, width), f"boxes[{index}]")
         inputs = self.image_processor(images=[levels], boxes=[boxes.tolist()], return_tensors="pt").to(self.dtype)
         scores = [1.0] * len(boxes) if scores is None else scores
         return {"pixel_values": inputs["pixel_values"], "boxes": boxes, "scores": scores}

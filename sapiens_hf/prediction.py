@@ -35,6 +35,7 @@ from transformers.utils import logging
 from . import labels
 from .coco import is_person, person_categories, read_json, require
 from .configuration_sapiens import SIZES
+from .heatmaps_sapiens import validate_image_boxes
 from .image_loading_sapiens import read_image
 from .original import find_original, is_original_source, load_original, original_class, original_config
 from .visualization import draw_depth, draw_keypoints, draw_normals, draw_segmentation
@@ -519,7 +520,7 @@ def predict_files(
             try:
                 levels = read_image(path, str(path), expects_levels=False)
                 if path in boxes_of:
-                    _check_image_boxes(boxes_of[path], path, levels)
+                    validate_image_boxes(boxes_of[path], tuple(levels.shape[-2:]), f"{path}: boxes")
             except ValueError as error:
                 if on_error is None:
                     raise
@@ -533,17 +534,6 @@ def predict_files(
             yield from finish(batch)
 
     return stream()  # so that wrong options and boxes are told by the call, before the first image
-
-
-def _check_image_boxes(boxes: list, path: Path, image: torch.Tensor) -> None:
-    from .heatmaps_sapiens import validate_boxes
-
-    height, width = image.shape[-2:]
-    try:
-        validate_boxes([boxes], 1, [(height, width)])
-    except ValueError as error:  # which speaks of lists of images; here there is one
-        reason = str(error).replace("boxes[0]", "boxes").split("; boxes are nested")[0]
-        raise ValueError(f"{path}: {reason.rstrip('.')}.") from error
 
 
 def _without_path(reason: str, path: Path) -> str:
@@ -633,19 +623,19 @@ def _class_set_of(config) -> labels.ClassSet:
 
 def predict_folder(
     predictor: Predictor,
-    inputs: Sequence[str | Path],
+    files: Sequence[tuple[Path, Path]],
     output: str | Path,
     boxes: Mapping[str, list] | None = None,
     mask_predictor: Predictor | None = None,
     overwrite: bool = False,
     progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> Report:
-    """Predict for every image of `inputs` and write pictures and data to `output`.
+    """Predict for every image of `files` and write pictures and data to `output`.
 
     Args:
         predictor: the model.
-        inputs: files and folders.
-        output: folder to write to; the folders inside the inputs are kept below it. It is not searched for images.
+        files: (image path, relative output path) pairs, as of `find_images`.
+        output: folder to write to.
         boxes: COCO boxes by file name, for pose; see `match_boxes`.
         mask_predictor: segmentation model that masks the background of depth and normals.
         overwrite: replace files that exist.
@@ -653,10 +643,9 @@ def predict_folder(
 
     Raises:
         FileExistsError: if a file would be replaced.
-        ValueError: if there is no image, or an option or an entry of `boxes` does not fit.
+        ValueError: if an option or an entry of `boxes` does not fit.
     """
     start, output, report = time.perf_counter(), Path(output), Report()
-    files = find_images(inputs, exclude=output)
     check_free(output, predictor.task, (relative for _, relative in files), overwrite)
     report.num_images = len(files)
 

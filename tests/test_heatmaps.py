@@ -17,6 +17,7 @@ from sapiens_hf.heatmaps_sapiens import (
     flip_heatmaps,
     image_to_crop,
     validate_boxes,
+    validate_image_boxes,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -523,3 +524,10 @@ def test_boxes_that_may_be_corners_are_told(caplog):
         assert not caplog.text
     finally:
         logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("boxes", [[62, 25, 100, 230], [[[62, 25, 100, 200]]], None])
+def test_boxes_of_one_image_ask_for_the_form_that_is_taken(boxes):
+    with pytest.raises(ValueError, match=r"^photo: boxes .*an image are \[\[x, y, width, height\], \.\.\.\], or \[\]"):
+        validate_image_boxes(boxes, (256, 192), "photo: boxes")
+    assert validate_image_boxes([[62, 25, 100, 200]], (256, 192), "photo: boxes").shape == (1, 4)
