@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .camera import Camera
+from .camera import Camera, lengths
 from .noise import image_noise, smoothstep
 from .scene import Light
 from .wardrobe import to_linear
@@ -168,7 +168,7 @@ def _hang_things(rng: np.random.Generator, paint: np.ndarray, u: np.ndarray, v: 
 def _outdoors(rng: np.random.Generator, camera: Camera, light: Light, blocked: Blocked) -> np.ndarray:
     """Ground to the horizon, a skyline of houses or trees, sky with clouds."""
     directions = _directions(camera)
-    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = directions / lengths(directions)
     azimuth, elevation = np.arctan2(directions[:, 0], directions[:, 1]), np.arcsin(directions[:, 2].clip(-1, 1))
     height, width = camera.height, camera.width
     sky_high, sky_low = to_linear([70, 120, 190]), to_linear([205, 215, 225])

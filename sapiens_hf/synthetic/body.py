@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .camera import lengths
 from .landmarks import face_anchors
 from .poses import FINGERS, SIDES, joint_rotations
 from .raycast import missing_extra
@@ -112,17 +113,17 @@ class Body:
         self._face_names, self._face_corners, self._face_weights = face_anchors(self.canonical, self.faces)
         self.ear_vertices = np.zeros(len(self.canonical), dtype=bool)
         self.ear_vertices[self.faces[self.ear_faces]] = True
-        self._edges, self._edge_starts = _directed_edges(self.faces, np.arange(len(self.canonical)))
+        self._edges = _directed_edges(self.faces, np.arange(len(self.canonical)))
         torso = (self.vertex_group == GROUPS.index("torso")) & (self.canonical[:, 2] > 0)
         self._soft_parts = {}
         for name, chosen in (("toes", self._dominant_bone("toe")), ("ears", self.ear_vertices), ("torso", torso)):
             vertices = np.flatnonzero(chosen)
-            self._soft_parts[name] = (vertices, *_directed_edges(self.faces, vertices))
+            self._soft_parts[name] = (vertices, _directed_edges(self.faces, vertices))
         self._corners = [np.ascontiguousarray(self.faces[:, corner]) for corner in range(3)]
-        # Sorted by vertex, the three corners of all faces: sums per vertex are then one `reduceat`.
+        # Sorted by vertex, the three corners of all faces.
         order = np.argsort(self.faces.ravel(), kind="stable")
-        self._corner_faces = order // 3
-        self._corner_starts = np.searchsorted(self.faces.ravel()[order], np.arange(len(self.canonical)))
+        starts = np.searchsorted(self.faces.ravel()[order], np.arange(len(self.canonical)))
+        self._corner_faces, self._corner_starts = (order // 3).astype(np.int32), starts.astype(np.int32)
 
     def _forward(self, pose: Any, phenotypes: dict[str, Any], facial: dict[str, Any]) -> dict[str, Any]:
         import torch
@@ -205,10 +206,11 @@ class Body:
 
     def smooth(self, values: np.ndarray, rounds: int = 2) -> np.ndarray:
         """Average values (num_vertices,) with those of the neighbouring vertices."""
-        count = np.diff(self._edge_starts, append=len(self._edges)).astype(np.float32)
+        edges, starts, count = self._edges
+        values = values.astype(np.float32).reshape(-1, 1)  # not [:, None]: torch is slow with the strides of that
         for _ in range(rounds):
-            values = 0.5 * values + 0.5 * np.add.reduceat(np.take(values, self._edges), self._edge_starts) / count
-        return values
+            values = 0.5 * values + 0.5 * _segment_sums(values, edges, starts) / count
+        return values[:, 0]
 
     def soften(self, vertices: np.ndarray, part: str, rounds: int) -> np.ndarray:
         """A copy of vertices (num_vertices, 3) with a part smoothed, as it is under cloth, hair or in a shoe.
@@ -217,10 +219,9 @@ class Body:
             part: "toes", "ears" or "torso".
         """
         vertices = vertices.copy()
-        moved, edges, starts = self._soft_parts[part]
-        count = np.diff(starts, append=len(edges))[:, None].astype(np.float32)
+        moved, (edges, starts, count) = self._soft_parts[part]
         for _ in range(rounds):
-            mean = np.add.reduceat(np.take(vertices, edges, axis=0), starts, axis=0) / count
+            mean = _segment_sums(vertices, edges, starts) / count
             vertices[moved] = 0.2 * vertices[moved] + 0.8 * mean
         return vertices
 
@@ -317,8 +318,8 @@ class Body:
 
     def vertex_normals(self, face_normals: np.ndarray) -> np.ndarray:
         """Unit normals (num_vertices, 3), the mean of the adjacent faces weighted by their area."""
-        sums = np.add.reduceat(np.take(face_normals, self._corner_faces, axis=0), self._corner_starts, axis=0)
-        return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        sums = _segment_sums(face_normals, self._corner_faces, self._corner_starts)
+        return sums / np.maximum(lengths(sums), 1e-12)
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -328,6 +329,19 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     result[:, 1] = a[2] * b[0] - a[0] * b[2]
     result[:, 2] = a[0] * b[1] - a[1] * b[0]
     return result
+
+
+def _segment_sums(values: np.ndarray, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums of rows of values (num_values, size) over the segments of `rows` that begin at `starts`.
+
+    torch gathers and adds in one pass over the memory: four times as fast as numpy's `take` and `reduceat`.
+    """
+    import torch
+    from torch.nn.functional import embedding_bag
+
+    return embedding_bag(
+        torch.from_numpy(rows), torch.from_numpy(values), torch.from_numpy(starts), mode="sum"
+    ).numpy()
 
 
 def _texels(uv: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -366,11 +380,12 @@ def _without_compiler() -> Iterator[None]:
             del torch._dynamo  # torch loads its own at the first use
 
 
-def _directed_edges(faces: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of the sorted vertices `of`, one after the other, and where each vertex's neighbours start."""
+def _directed_edges(faces: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbours of the sorted vertices `of`, one after the other; where each one's start; how many each has."""
     pairs = np.concatenate([faces[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
     pairs = np.unique(pairs[np.isin(pairs[:, 0], of)], axis=0)
-    return pairs[:, 1], np.searchsorted(pairs[:, 0], of)
+    starts = np.searchsorted(pairs[:, 0], of).astype(np.int32)
+    return np.ascontiguousarray(pairs[:, 1]), starts, np.diff(starts, append=len(pairs))[:, None].astype(np.float32)
 
 
 @cache

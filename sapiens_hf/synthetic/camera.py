@@ -92,3 +92,8 @@ class Camera:
             for c, at, size in zip(self.center_px, (x, y), (width, height), strict=True)
         )
         return replace(self, focal_px=self.focal_px * zoom, center_px=center, height=height, width=width)
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """Lengths (num, 1) of vectors (num, 3); several times faster than `np.linalg.norm`."""
+    return np.sqrt(np.einsum("nc,nc->n", vectors, vectors))[:, None]

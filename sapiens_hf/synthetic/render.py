@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from .. import labels as label_sets
 from .background import draw_background
 from .body import GROUPS, Body, load_body
-from .camera import Camera
+from .camera import Camera, lengths
 from .noise import SpaceNoise
 from .raycast import Hits, RayCaster
 from .scene import Light, Person, stand
@@ -128,12 +128,13 @@ def see(person: Person, vertices: np.ndarray, points: np.ndarray, camera: Camera
     beyond = (x < -0.2 * camera.width) + 2 * (x > 1.2 * camera.width) + 4 * (y < -0.2 * camera.height)
     beyond = (beyond + 8 * (y > 1.2 * camera.height)).astype(np.uint8)
     beyond[np.isnan(x)] = 16
-    corners = np.take(beyond, body.faces)
-    kept = facing & ((corners[:, 0] & corners[:, 1] & corners[:, 2]) == 0) & (corners.max(1) < 16)
+    a, b, c = np.take(beyond, body.faces).T
+    kept = facing & ((a & b & c) == 0) & ((a | b | c) < 16)
     faces = np.flatnonzero(kept)
     used = np.zeros(len(seen), dtype=bool)
     used[np.take(body.faces, faces, axis=0)] = True
-    box = (*pixels[used].min(0), *pixels[used].max(0)) if len(faces) else (0.0, 0.0, 0.0, 0.0)
+    x, y = x[used], y[used]
+    box = (x.min(), y.min(), x.max(), y.max()) if len(faces) else (0.0, 0.0, 0.0, 0.0)
     return Posed(person, seen, normals, faces, np.flatnonzero(used), box, camera.to_camera(points), stature)
 
 
@@ -210,13 +211,13 @@ def _facing_unit(
     normal: np.ndarray, people: list[Posed], corners: np.ndarray, mesh: np.ndarray, rays: np.ndarray
 ) -> np.ndarray:
     """Unit length, and the face's own normal where the interpolated one looks away from the camera (at outlines)."""
-    normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    normal = normal / np.maximum(lengths(normal), 1e-12)
     away = np.flatnonzero(np.einsum("nc,nc->n", normal, rays) >= 0)
     for number, posed in enumerate(people):
         own = away[mesh[away] == number]
         a, b, c = (posed.vertices[corners[own, k]] for k in range(3))
         flat = np.cross(b - a, c - a)
-        normal[own] = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
+        normal[own] = flat / np.maximum(lengths(flat), 1e-30)
     return normal.astype(np.float32)
 
 
@@ -393,7 +394,7 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
     camera, pixels = view.camera, view.pixels
     albedo, gloss, power = _albedo(view)
     normal = pixels.normal
-    toward_eye = (-pixels.rays / np.linalg.norm(pixels.rays, axis=1, keepdims=True)).astype(np.float32)
+    toward_eye = (-pixels.rays / lengths(pixels.rays)).astype(np.float32)
     jitter = rng.standard_normal(normal.shape, dtype=np.float32) * np.float32(light.softness)
     lamp = to_key.astype(np.float32) + jitter
     points = pixels.rays * pixels.hits.distance[:, None] + 0.004 * normal
@@ -401,7 +402,7 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
     lit = facing > 0
     lit[lit] = ~view.caster.blocked(points[lit], lamp[lit])
     around = rng.standard_normal(normal.shape, dtype=np.float32)
-    around = normal + around / np.linalg.norm(around, axis=1, keepdims=True)
+    around = normal + around / lengths(around)
     open_sky = np.float32(1.0) - np.float32(0.55) * view.caster.blocked(points, around)
     lit, open_sky = _averaged(np.stack([lit, open_sky]), pixels.index, camera)
     up = normal @ camera.rotation[:, 2].astype(np.float32)
@@ -411,7 +412,7 @@ def _lit_people(view: View, light: Light, to_key: np.ndarray, rng: np.random.Gen
     wrap = skin[:, None] * np.array([0.22, 0.1, 0.06], dtype=np.float32)
     direct = ((facing[:, None] + wrap) / (1 + wrap)).clip(0, None) * (0.12 * skin + (1 - 0.12 * skin) * lit)[:, None]
     half = toward_eye + to_key.astype(np.float32)
-    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    half /= lengths(half)
     shine = gloss * np.einsum("nc,nc->n", normal, half).clip(0, None) ** power * lit
     rim = (1 - np.einsum("nc,nc->n", normal, toward_eye).clip(0, 1)) ** 4 * 0.15 * open_sky
     return albedo * (ambient + light.key * direct) + light.key * shine[:, None] + light.sky * (albedo * rim[:, None])
