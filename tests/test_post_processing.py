@@ -35,15 +35,6 @@ def pose() -> dict[str, np.ndarray]:
         return dict(data)
 
 
-@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
-def threads(request):
-    """Label maps share their columns out over torch's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def seg(logits: torch.Tensor, *args, **kwargs):
     return Processor().post_process_semantic_segmentation(SimpleNamespace(logits=logits), *args, **kwargs)
 

@@ -144,13 +144,13 @@ class Listener(logging.Handler):
 
 
 # ------------------------------------------------------------------------------------------------------- the whole run
-def test_killed_and_resumed_with_other_workers_equals_a_run_left_alone(data, tmp_path):
+def test_killed_and_resumed_with_other_workers_equals_a_run_left_alone(data, tmp_path, threads):
     """A mixture of photographs, a table and a stream of shards, killed with SIGKILL: the same losses and weights."""
     steps = 60
     sources = (data / "photos", data / "table", data / "shards")
     more = ("--weights", "0.3", "0.2", "0.5", "--samples_per_epoch", "25")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "training" / "pretrain_mae.py"), *line(killed, *sources, steps=steps, more=more)],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path,

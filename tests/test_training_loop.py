@@ -39,11 +39,12 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+def environment(num_threads: int = 1) -> dict[str, str]:
+    device = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **device, "OMP_NUM_THREADS": str(num_threads)}
 
 
-def test_kill_and_resume_give_the_same_curve(data, tmp_path):
+def test_kill_and_resume_give_the_same_curve(data, tmp_path, threads):
     """A run killed with SIGKILL while it trains and resumed equals one left alone, in every loss and weight."""
     steps = 40
     options = ["--save_every", "3", "--gradient_accumulation_steps", "2"]
@@ -57,7 +58,7 @@ def test_kill_and_resume_give_the_same_curve(data, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     script = ROOT / "training" / "finetune_pose.py"
     process = subprocess.Popen(
-        [sys.executable, str(script), *line(killed)], env=environment(), stdout=subprocess.DEVNULL,
+        [sys.executable, str(script), *line(killed)], env=environment(threads), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, cwd=tmp_path,
     )  # fmt: skip
     metrics = killed / "metrics.jsonl"
