@@ -209,6 +209,12 @@ def _read_config(source: str) -> Any:
     path = Path(source)
     if not path.exists() and (path.is_absolute() or len(path.parts) > 2):  # a Hub id is owner/name
         raise FileNotFoundError(f"There is no model at {source}: expected a folder, a file or a Hub id.")
+    if path.is_file() and path.suffix != ".json":
+        hint = " Pass the folder that it lies in." if path.suffix == ".safetensors" else ""
+        raise ValueError(
+            f"{source} is no model: expected a folder with config.json, a Hub id, or a file of Meta's (.pth, .pt, .pt2, "
+            f".safetensors).{hint}"
+        )
     try:
         config = AutoConfig.from_pretrained(source)
     except OSError as error:

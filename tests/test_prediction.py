@@ -252,6 +252,8 @@ def test_results_beside_their_images_are_no_inputs(models, photos, capsys):
         (["{photos}", "--dtype", "int8"], "int8 is for the onnxruntime backend"),
         (["{photos}", "--model", "{pose}", "--resize", "direct"], "resize is for segmentation and depth and normal"),
         (["{photos}", "--model", "no/such/folder"], "There is no model at no/such/folder"),
+        (["{photos}", "--model", "{photos}/a.png"], "a.png is no model: expected a folder with config.json"),
+        (["{photos}", "--model", "{pose}/model.safetensors"], "Pass the folder that it lies in"),
     ],
 )
 def test_wrong_use_says_what_to_do(arguments, message, models, photos, tmp_path, capsys):

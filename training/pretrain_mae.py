@@ -19,6 +19,7 @@ from typing import Any
 
 if not __package__:  # run as a file: the checkout's root comes in the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import training  # noqa: F401  # before accelerate: it says how to install what is missing
 
 import torch  # noqa: E402
 from accelerate import Accelerator, PartialState  # noqa: E402
