@@ -212,8 +212,8 @@ def _read_config(source: str) -> Any:
     if path.is_file() and path.suffix != ".json":
         hint = " Pass the folder that it lies in." if path.suffix == ".safetensors" else ""
         raise ValueError(
-            f"{source} is no model: expected a folder with config.json, a Hub id, or a file of Meta's (.pth, .pt, .pt2, "
-            f".safetensors).{hint}"
+            f"{source} is no model: expected a folder with config.json, a Hub id, or a file of Meta's (.pth, .pt, "
+            f".pt2, .safetensors).{hint}"
         )
     try:
         config = AutoConfig.from_pretrained(source)
