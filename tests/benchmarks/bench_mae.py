@@ -6,8 +6,8 @@
 Both models run in this process on the same pixels and the same masks, with sdpa; rounds alternate and the order
 changes every round. Printed: images per second (median of the rounds), the ratio ours / theirs (goal at least 1.1),
 and memory: on a GPU the peak of allocated memory in a step, on a CPU the bytes that autograd keeps for the backward
-pass, weights not counted (goal no more than theirs). Images are square: ViTMAE takes no others. `--tiny` is a quick
-check that the script works: its numbers say nothing.
+pass, weights not counted (goal no more than theirs); on a CPU also where the time of a step goes. Images are square:
+ViTMAE takes no others. `--tiny` is a quick check that the script works: its numbers say nothing.
 """
 
 import argparse
@@ -104,6 +104,16 @@ def memory_mib(model: torch.nn.Module, inputs: dict[str, torch.Tensor], dtype: t
     return sum(kept.values()) / 2**20
 
 
+def shares(model: torch.nn.Module, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> tuple[float, float]:
+    """Of matrix products and of attention in a step's time on a CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step(model, inputs, dtype)
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    products = sum(times.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm"))
+    attention = sum(time for name, time in times.items() if "scaled_dot_product" in name)
+    return products / sum(times.values()), attention / sum(times.values())
+
+
 def main() -> None:
     """Print images per second, memory and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,6 +153,10 @@ def main() -> None:
     print(f"speed ours / theirs: {rates['sapiens_hf'] / rates['transformers']:.3f} (goal at least 1.1)")
     print(f"  by round: {', '.join(f'{ratio:.3f}' for ratio in pairs)}")
     print(f"memory ours / theirs: {memory['sapiens_hf'] / memory['transformers']:.3f} (goal at most 1)")
+    if options.device == "cpu":
+        for name, model in models.items():
+            products, attention = shares(model, inputs, dtype)
+            print(f"{name:14s} matrix products {products:.1%}, attention {attention:.1%} of a step")
     peak = measured_peak_tflops(torch.device(options.device), dtype, size=8192 if "cuda" in options.device else 1024)
     share = rates["sapiens_hf"] * mae_flops(config) / (peak * 1e12)
     print(f"measured matmul peak {peak:.3f} TFLOP/s; share of it, ours: {share:.3f}")
