@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -30,6 +31,7 @@ from training.curate_humans import (
     transformers_detector,
 )
 from training.pretrain_sources import open_source
+from training.shards import tar_is_whole, tar_members
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = ["--min_box_px", "30", "--min_side_px", "40", "--max_pixels", "100000", "--batch_size", "3"]
@@ -275,6 +277,36 @@ def test_images_that_change_meanwhile_are_counted(sources, tmp_path):
     assert curate(late, fake_detector)["lost"] == 1  # lossless.png had gone before the plan was made
     unit = {"source": sources[1], "images": ["x/one.jpg", "x/gone.jpg"]}
     assert [content is None for _, content in read_unit(unit)] == [False, True]
+
+
+def test_damaged_shards_are_named_and_counted(tmp_path):
+    """`tarfile` ends in silence at a damaged or cut header, so what is behind the last member decides."""
+    whole = tmp_path / "whole.tar"
+    with tarfile.open(whole, "w") as archive:
+        for index in range(5):
+            add(archive, f"{index}.jpg", jpeg(picture(50 + index)))
+    with tarfile.open(whole) as archive:
+        starts = [member.offset for member in archive]
+        end = archive.offset
+    content = whole.read_bytes()
+    damaged = {f"cut{cut}": content[:cut] for cut in (20, starts[1], starts[3] + 100, starts[3] + 700, end)}
+    damaged["header"] = content[: starts[2]] + b"\xff" * 20 + content[starts[2] + 20 :]
+    damaged["behind"] = content + bytes(2 << 20) + b"x"
+    damaged["packed"] = gzip.compress(content)[:-900]
+    for name, changed in damaged.items():
+        (tmp_path / f"{name}.tar").write_bytes(changed)
+        assert not tar_is_whole(tmp_path / f"{name}.tar"), name
+    members = {name: len(tar_members(tmp_path / f"{name}.tar")[0]) for name in ("cut20", f"cut{starts[1]}", "header")}
+    assert members == {"cut20": 0, f"cut{starts[1]}": 1, "header": 2}
+    (tmp_path / "zeros.tar").write_bytes(bytes(10240))
+    (tmp_path / "empty.tar").write_bytes(b"")
+    (tmp_path / "short.tar").write_bytes(content[: end + 1024])
+    assert all(tar_is_whole(tmp_path / f"{name}.tar") for name in ("whole", "zeros", "empty", "short"))
+
+    sources = [str(tmp_path / f"{name}.tar") for name in ("whole", "header", "packed")]
+    counts = main(["--sources", *sources, "--output_dir", str(tmp_path / "out"), *LIMITS], fake_detector)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["broken_shards"] == sources[1:] and report["empty_shards"] == [] and counts["kept"] == 5
 
 
 def test_near_duplicates_are_those_of_a_full_comparison():

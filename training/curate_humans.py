@@ -39,6 +39,7 @@ from sapiens_hf.image_loading_sapiens import EXIF_ORIENTATION
 from .checkpoints import PARTIAL, write_json
 from .formats import IMAGE_SUFFIXES, read_rgb
 from .pretrain_data import BadImageError, CropOptions, open_image
+from .shards import tar_members
 
 logger = logging.get_logger(__name__)
 
@@ -179,7 +180,8 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
         for first in range(0, len(names), UNIT_IMAGES):
             units.append({"source": str(place), "images": names[first : first + UNIT_IMAGES]})
         for shard in shards:
-            members, is_whole = _members(shard)
+            found, is_whole = tar_members(shard)
+            members = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
             if not is_whole:
                 broken.append(str(shard))
                 logger.warning(f"The shard {shard} is damaged: it gives {len(members)} images up to there.")
@@ -194,19 +196,6 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
     plan = {"settings": settings, "units": units, "empty_shards": empty, "broken_shards": broken}
     write_json(path, plan)
     return plan
-
-
-def _members(shard: Path) -> tuple[list[str], bool]:
-    """Names of the images in a shard, and whether it could be read to its end."""
-    names: list[str] = []
-    try:
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
-                    names.append(member.name)
-    except (tarfile.TarError, OSError, EOFError):
-        return names, shard.stat().st_size == 0
-    return names, True
 
 
 def read_unit(unit: dict[str, Any]) -> Iterator[tuple[str, bytes | None]]:
@@ -227,7 +216,7 @@ def read_unit(unit: dict[str, Any]) -> Iterator[tuple[str, bytes | None]]:
                     file = archive.extractfile(member)
                     content = file.read() if file is not None else None  # fails before the name is crossed out
                     yield waiting.pop(0), content
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # tarfile and the decompressors raise many kinds
         logger.warning(f"{source} breaks off ({error}).")
     for name in waiting:
         yield name, None
