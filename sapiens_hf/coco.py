@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def read_json(path: str | Path) -> Any:
@@ -25,14 +28,67 @@ def read_json(path: str | Path) -> Any:
 
 
 def require(entry: Any, names: Sequence[str], where: str) -> None:
-    """Raise a ValueError that names the fields which an entry lacks, and where it stands."""
-    missing = [name for name in names if not isinstance(entry, Mapping) or name not in entry]
+    """Raise a ValueError that names the fields which an entry lacks (or has as null), and where it stands."""
+    missing = [name for name in names if not isinstance(entry, Mapping) or entry.get(name) is None]
     if missing:
         raise ValueError(f"{where} has no {' and no '.join(missing)}: {str(entry)[:200]}.")
 
 
-def person_categories(categories: Iterable[Mapping[str, Any]]) -> set[Any]:
-    """Ids of the categories called "person"."""
+def numbers(entry: Mapping[str, Any], name: str, where: str) -> np.ndarray:
+    """A field that is a list of numbers, flat.
+
+    Raises:
+        ValueError: if it is anything else; names the entry and the field.
+    """
+    try:
+        values = np.asarray(entry[name])
+    except ValueError:  # lists of several lengths
+        values = np.asarray(None)
+    if values.ndim == 0 or values.dtype.kind not in "iuf":
+        raise ValueError(f"{where}: {name} is {str(entry[name])[:80]}; expected a list of numbers.")
+    return values.reshape(-1)
+
+
+def check_coco(content: Any, where: str, image: Sequence[str] = ("id",), annotation: Sequence[str] = ()) -> None:
+    """Refuse what is not COCO: lists of images and annotations, each entry with the fields that will be read.
+
+    Args:
+        content: of the file.
+        where: the file's name, for messages.
+        image: fields that each image needs.
+        annotation: fields that each annotation needs.
+
+    Raises:
+        ValueError: if a list or a field is missing, there is no image, or two have one id; names file and entry.
+    """
+    for name in ("images", "annotations"):
+        if not isinstance(content, Mapping) or not isinstance(content.get(name), list):
+            found = f"keys {sorted(map(str, content))[:8]}" if isinstance(content, Mapping) else type(content).__name__
+            raise ValueError(f"{where} has no list {name!r} ({found}): expected a COCO file.")
+    if not content["images"]:
+        raise ValueError(f"{where} has an empty list of images.")
+    for index, entry in enumerate(content["images"]):
+        require(entry, image, f"{where}: images[{index}]")
+        for name in ("width", "height"):
+            if not isinstance(entry.get(name, 1), int | float):
+                raise ValueError(f"{where}: images[{index}]: {name} is {entry[name]!r}; expected a number of pixels.")
+    repeated = [number for number, count in Counter(entry["id"] for entry in content["images"]).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{where} has several images of id {repeated[0]}.")
+    for index, entry in enumerate(content["annotations"]):
+        named = isinstance(entry, Mapping) and entry.get("id") is not None
+        require(entry, annotation, f"{where}: annotation {entry['id']}" if named else f"{where}: annotations[{index}]")
+
+
+def person_categories(categories: Iterable[Mapping[str, Any]] | None, where: str = "The file") -> set[Any]:
+    """Ids of the categories called "person".
+
+    Raises:
+        ValueError: if a category has no id; names it and the file, which `where` is.
+    """
+    categories = list(categories or ())
+    for index, category in enumerate(categories):
+        require(category, ("id",), f"{where}: categories[{index}]")
     return {category["id"] for category in categories if category.get("name") == "person"}
 
 

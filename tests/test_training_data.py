@@ -24,9 +24,9 @@ from training.data import (
     make_loader,
     visible_in_crop,
 )
-from training.formats import BadSampleError, CocoKeypoints, FaceSynthetics, FolderTree, read_maps, read_rgb
+from training.formats import BadSampleError, FaceSynthetics, FolderTree, read_maps, read_rgb
 from training.layouts import class_layout, keypoint_layout, missing_pairs, other_side, paired_by_name
-from training.sources import FirstSamples, SyntheticSamples, open_samples
+from training.sources import SyntheticSamples, open_samples
 from training.tables import StreamSamples, TableSamples, open_table
 
 NETWORK = (64, 48)
@@ -113,123 +113,6 @@ def test_face_synthetics(tmp_path):
         FaceSynthetics(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no \*_seg.png"):
         FaceSynthetics(tmp_path / "..")
-
-
-def test_coco(tree):
-    layout = keypoint_layout(tree / "keypoints.layout.json")
-    assert layout.flip_pairs == ((1, 2), (3, 4)) and layout.upper_body_ids == (0, 1, 2)
-    for source in (tree, tree / "annotations.json"):
-        samples = open_samples(str(source), "pose", layout)
-        assert isinstance(samples, CocoKeypoints) and len(samples) == 8
-    sample = samples[5]
-    np.testing.assert_allclose(sample["keypoints"], person(5)["keypoints"], rtol=1e-6)
-    np.testing.assert_allclose(sample["box"], person(5)["box"], rtol=1e-5)
-    assert sample["name"].endswith("p005.jpg, annotation 105")
-    first = open_samples(str(tree), "pose", layout, limit=3)
-    assert isinstance(first, FirstSamples) and len(first) == 3
-    np.testing.assert_array_equal(first[2]["box"], samples[2]["box"])
-    with pytest.raises(IndexError):
-        first[3]
-
-
-def coco_file(folder, *people, **image):
-    folder.mkdir(exist_ok=True)
-    Image.new("RGB", (40, 30)).save(folder / "a.png")
-    content = {
-        "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30, **image}],
-        "annotations": list(people),
-    }
-    content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
-    (folder / "labels.json").write_text(json.dumps(content))
-    return folder / "labels.json"
-
-
-def someone(number=1, keypoints=None, **fields):
-    points = [5.0, 6, 2] * 17 if keypoints is None else keypoints
-    return {"id": number, "image_id": 7, "category_id": 1, "bbox": [2, 3, 20, 10], "keypoints": points, **fields}
-
-
-def test_coco_people_that_do_not_count(tmp_path):
-    path = coco_file(
-        tmp_path,
-        someone(1, bbox=[-5, -4, 100, 20]),
-        someone(2, iscrowd=1),
-        someone(3, [0, 0, 0] * 17),
-        someone(4, bbox=[60, 3, 5, 5]),
-        someone(5, bbox=[]),
-        someone(6, category_id=2),
-        someone(7, [-3.0, -4, 1] * 17),
-    )
-    samples = CocoKeypoints(path, 17)
-    assert samples.ids == [1] and samples.left_out == {
-        "crowds": 1,
-        "without a labelled keypoint": 2,
-        "with an empty box": 2,
-    }
-    np.testing.assert_array_equal(samples.boxes, [[0, 0, 39, 16]])  # clipped to the last pixel centres
-    with pytest.raises(ValueError, match="nobody to train on: 1 crowds"):
-        CocoKeypoints(coco_file(tmp_path, someone(1, iscrowd=1)), 17)
-    with pytest.raises(ValueError, match="it has no annotation"):
-        CocoKeypoints(coco_file(tmp_path), 17)
-
-
-def test_coco_wholebody_and_goliath(tmp_path):
-    parts = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
-    numbers = {
-        key: np.column_stack([np.full((n, 2), 5.0 + i), np.ones(n)]).ravel().tolist()
-        for i, (key, n) in enumerate(parts.items())
-    }
-    goliath = [9.0, 9, 1] * 308
-    path = coco_file(
-        tmp_path,
-        someone(1, **{k: v for k, v in numbers.items() if k != "keypoints"}, goliath_wholebody_kpts=goliath)
-        | {"keypoints": numbers["keypoints"]},
-    )
-    whole = CocoKeypoints(path, 133)[0]["keypoints"]
-    assert (
-        whole.shape == (133, 3)
-        and whole[16, 0] == 5
-        and whole[17, 0] == 6
-        and whole[23, 0] == 7
-        and whole[112, 0] == 9
-    )
-    assert CocoKeypoints(path, 308)[0]["keypoints"].shape == (308, 3)
-    assert CocoKeypoints(path, 17)[0]["keypoints"].shape == (17, 3)
-
-
-@pytest.mark.parametrize(
-    "people, message",
-    [
-        ([someone(4, [1.0, 2, 2] * 16)], "annotation 4 has 16 keypoints, but the model has 17.*--keypoint_set"),
-        ([someone(4, [1.0, float("nan"), 2] * 17)], "annotation 4 has NaN"),
-        ([someone(4, image_id=99)], "annotation 4 is of image 99"),
-        ([{"id": 4, "keypoints": []}], "annotation 4 has no image_id"),
-    ],
-)
-def test_coco_errors_name_the_annotation(tmp_path, people, message):
-    with pytest.raises(ValueError, match=message):
-        CocoKeypoints(coco_file(tmp_path, *people), 17)
-
-
-def test_coco_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no file"):
-        CocoKeypoints(tmp_path / "none.json", 17)
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match="no list 'images'"):
-        CocoKeypoints(tmp_path / "list.json", 17)
-    path = coco_file(tmp_path / "x", someone(), file_name="b.png")
-    with pytest.raises(FileNotFoundError, match="--image_folder"):
-        CocoKeypoints(path, 17)
-    samples = CocoKeypoints(path, 17, tmp_path)
-    with pytest.raises(BadSampleError, match="b.png"):
-        samples[0]
-    with pytest.raises(FileNotFoundError, match="no annotation file: expected"):
-        (tmp_path / "empty").mkdir()
-        open_samples(str(tmp_path / "empty"), "pose", keypoint_layout(17))
-    with pytest.raises(ValueError, match="needs to know"):
-        open_samples(str(path), "pose")
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
-        open_samples(str(tmp_path / "nowhere"), "depth")
 
 
 # ------------------------------------------------------------------------------------------------------- bad samples

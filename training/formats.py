@@ -12,6 +12,7 @@ train wrongly raises `BadSampleError`, which names the file.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from sapiens_hf.coco import is_person, person_categories, read_json, require
+from sapiens_hf.coco import check_coco, is_person, numbers, person_categories, read_json, require
 from sapiens_hf.image_loading_sapiens import read_image
 
 Sample = dict[str, Any]
@@ -50,6 +51,8 @@ MASK_FOLDERS = ("masks/{split}", "{split}/masks", "masks", "mask")
 # COCO-WholeBody spreads a person over these keys, in the order of its keypoints; Goliath has a key of its own.
 WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 GOLIATH_KEY = "goliath_wholebody_kpts"
+# A split as a word of a file's name: "train2017", "val", "validation".
+SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?:id|idation|ing)?(?![a-z])")
 # Vectors further from unit length than this were not meant as normals; nearer ones are normalised.
 MAX_LENGTH_ERROR = 0.1
 
@@ -86,15 +89,11 @@ class CocoKeypoints:
     def __init__(self, annotation_file: str | Path, num_keypoints: int, image_folder: str | Path | None = None):
         path = Path(annotation_file)
         data = read_json(path)
-        missing = (
-            [key for key in ("images", "annotations") if key not in data] if isinstance(data, dict) else ["images"]
-        )
-        if missing:
-            raise ValueError(f"{path} has no list {missing[0]!r}: expected a COCO keypoint file.")
+        check_coco(data, str(path), image=("id", "file_name"), annotation=("id", "image_id"))
         self.annotation_file = path
         self.num_keypoints = num_keypoints
         self.image_folder = _coco_images(path, data["images"]) if image_folder is None else Path(image_folder)
-        people = person_categories(data.get("categories", ()))
+        people = person_categories(data.get("categories"), str(path))
         images = {image["id"]: number for number, image in enumerate(data["images"])}
         self.file_names = [image["file_name"] for image in data["images"]]
         self.ids, self.left_out = [], Counter()  # type: ignore[var-annotated]
@@ -102,20 +101,19 @@ class CocoKeypoints:
         for annotation in data["annotations"]:
             if not is_person(annotation, people):
                 continue
-            require(annotation, ("image_id",), f"{path}: annotation {annotation.get('id')}")
+            where = f"{path}: annotation {annotation['id']}"
             if annotation["image_id"] not in images:
-                raise ValueError(
-                    f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, "
-                    "which the file lacks."
-                )
+                raise ValueError(f"{where} is of image {annotation['image_id']}, which the file lacks.")
             number = images[annotation["image_id"]]
-            points = self._keypoints(annotation)
-            box = _clipped_box(annotation.get("bbox", ()), data["images"][number])
-            reason = _reason_to_leave_out(annotation, points, box)
+            points, box = self._keypoints(annotation, where), [0.0] * 4
+            reason = _reason_to_leave_out(annotation, points)
+            if reason is None:
+                box = _clipped_box(annotation, data["images"][number], where)
+                reason = None if min(box[2:]) > 0 and np.isfinite(box).all() else "with an empty box"
             if reason:
                 self.left_out[reason] += 1
                 continue
-            self.ids.append(annotation.get("id", len(self.ids)))
+            self.ids.append(annotation["id"])
             rows.append(number)
             boxes.append(box)
             keypoints.append(points)
@@ -142,54 +140,64 @@ class CocoKeypoints:
             "keypoints": self.keypoints[index],
         }
 
-    def _keypoints(self, annotation: Mapping[str, Any]) -> np.ndarray:
-        flat = annotation.get("keypoints", ())
-        if len(flat) != 3 * self.num_keypoints:
-            if GOLIATH_KEY in annotation and len(annotation[GOLIATH_KEY]) == 3 * self.num_keypoints:
-                flat = annotation[GOLIATH_KEY]
-            elif self.num_keypoints == 133 and all(key in annotation for key in WHOLEBODY_KEYS):
-                flat = [number for key in WHOLEBODY_KEYS for number in annotation[key]]
-        if len(flat) != 3 * self.num_keypoints:
+    def _keypoints(self, annotation: Mapping[str, Any], where: str) -> np.ndarray:
+        """Keypoints (num_keypoints, 3) as the file has them, all zero where it has none."""
+        lists = {key: numbers(annotation, key, where) for key in (*WHOLEBODY_KEYS, GOLIATH_KEY) if key in annotation}
+        if not any(map(len, lists.values())):
+            return np.zeros((self.num_keypoints, 3))
+        choices = [lists.get("keypoints", np.zeros(0)), lists.get(GOLIATH_KEY, np.zeros(0))]
+        if all(key in lists for key in WHOLEBODY_KEYS):
+            choices.append(np.concatenate([lists[key] for key in WHOLEBODY_KEYS]))
+        fitting = [flat for flat in choices if len(flat) == 3 * self.num_keypoints]
+        if not fitting:
             raise ValueError(
-                f"{self.annotation_file}: annotation {annotation.get('id')} has {len(flat) / 3:g} keypoints, but the "
-                f"model has {self.num_keypoints}. Choose the file's own set with --keypoint_set."
+                f"{where} has {len(choices[0]) / 3:g} keypoints, but the model has {self.num_keypoints}. Choose the "
+                "file's own set with --keypoint_set."
             )
-        points = np.asarray(flat, dtype=np.float64).reshape(-1, 3)
+        points = fitting[0].reshape(-1, 3)
         if not np.isfinite(points[points[:, 2] > 0]).all():
-            raise ValueError(
-                f"{self.annotation_file}: annotation {annotation.get('id')} has NaN or infinite keypoints."
-            )
+            raise ValueError(f"{where} has NaN or infinite keypoints.")
         return np.where(points[:, 2:] > 0, points, 0.0)
 
 
+def splits_named(name: str) -> set[str]:
+    """Splits that are words of a name, in their short form: "val" of `keypoints_val_v1.0`, none of `trainval`."""
+    return set(SPLIT_WORD.findall(name.lower()))
+
+
 def _coco_images(path: Path, images: Sequence[Mapping[str, Any]]) -> Path:
-    """The folder beside an annotation file that holds its first image."""
-    first = images[0]["file_name"] if images else ""
-    split = path.stem.split("_")[-1]
+    """The folder near an annotation file that holds its first image: of its split ("train2017"), or of all."""
+    first = images[0]["file_name"]
+    last_word, splits = path.stem.split("_")[-1], tuple(splits_named(path.stem))
     for base in (path.parent, path.parent.parent):
-        for folder in (base / "images" / split, base / split, base / "images", base / "rgb", base):
+        for parent in (base / "images", base):
+            named = sorted(folder for folder in parent.glob("*") if splits and folder.name.lower().startswith(splits))
+            for folder in (parent / last_word, *named):
+                if (folder / first).is_file():
+                    return folder
+        for folder in (base / "images", base / "rgb", base):
             if (folder / first).is_file():
                 return folder
     raise FileNotFoundError(f"{path} names the image {first!r}, which is in no folder beside it; give --image_folder.")
 
 
-def _clipped_box(box: Sequence[float], image: Mapping[str, Any]) -> list[float]:
-    """COCO box with its corners on pixel centres of the image (original `parse_data_info`)."""
+def _clipped_box(annotation: Mapping[str, Any], image: Mapping[str, Any], where: str) -> list[float]:
+    """COCO box with its corners on pixel centres of the image (original `parse_data_info`); [] is an empty one."""
+    require(annotation, ("bbox",), where)
+    box = numbers(annotation, "bbox", where).tolist() or [0.0] * 4
     if len(box) != 4:
-        return [0.0, 0.0, 0.0, 0.0]
+        raise ValueError(f"{where}: bbox has {len(box)} numbers; expected x, y, width, height.")
     last_x, last_y = (image.get(key, np.inf) - 1 for key in ("width", "height"))
     left, top = min(max(box[0], 0), last_x), min(max(box[1], 0), last_y)
     right, bottom = min(max(box[0] + box[2], 0), last_x), min(max(box[1] + box[3], 0), last_y)
     return [left, top, right - left, bottom - top]
 
 
-def _reason_to_leave_out(annotation: Mapping[str, Any], keypoints: np.ndarray, box: Sequence[float]) -> str | None:
+def _reason_to_leave_out(annotation: Mapping[str, Any], keypoints: np.ndarray) -> str | None:
     if annotation.get("iscrowd", 0):
         return "crowds"
     if not (keypoints[:, 2] > 0).any() or keypoints[:, :2].max() <= 0:
         return "without a labelled keypoint"
-    if box[2] <= 0 or box[3] <= 0 or not np.isfinite(box).all():
-        return "with an empty box"
     return None
 
 

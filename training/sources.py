@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .formats import IMAGE_SUFFIXES, CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList
+from .formats import IMAGE_SUFFIXES, CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList, splits_named
 from .layouts import ClassLayout, KeypointLayout
 from .tables import StreamSamples, open_table
 
-COCO_FILES = (
-    *("annotations/person_keypoints_{split}*.json", "annotations/coco_wholebody_{split}*.json"),
-    *("annotations/*{split}*.json", "annotations.json", "annotations/*.json", "*{split}*.json", "coco*.json"),
-)
+COCO_FILES = ("annotations/*{split}*.json", "annotations.json", "annotations/*.json", "*{split}*.json", "coco*.json")
+# What the file of a number of keypoints is called, and files of COCO that lie beside it and have no keypoints.
+KEYPOINT_FILES = {17: "person_keypoints", 133: "wholebody", 308: "goliath"}
+OTHER_FILES = ("captions", "instances", "image_info", "panoptic", "stuff")
 
 
 def open_samples(
@@ -122,14 +122,35 @@ def _open_folder(
     path: Path, task: str, split: str, num_labels: int | None, ignore_index: int, image_folder: str | None
 ) -> SampleList:
     if task == "pose":
-        for pattern in COCO_FILES:
-            found = sorted(path.glob(pattern.format(split=split)))
-            if found:
-                return CocoKeypoints(found[0], _count(num_labels), image_folder)
-        raise FileNotFoundError(f"{path} holds no annotation file: expected {path / 'annotations.json'}, or its like.")
+        count = _count(num_labels)
+        return CocoKeypoints(_annotation_file(path, split, count), count, image_folder)
     if task == "segmentation" and next(path.glob("*_seg.png"), None) is not None:
         return FaceSynthetics(path, num_labels, ignore_index)
     return FolderTree(path, task, split, num_labels, ignore_index)
+
+
+def _annotation_file(folder: Path, split: str, num_keypoints: int) -> Path:
+    """The file of a folder that is named for the split and this number of keypoints, or for nothing else."""
+    own = KEYPOINT_FILES.get(num_keypoints, "")
+
+    def rank(file: Path) -> tuple[bool, bool, str]:
+        of_another_set = any(name in file.name for name in KEYPOINT_FILES.values() if name != own)
+        return own not in file.name, of_another_set, file.name
+
+    wanted = splits_named(split) or {split}
+    others: set[Path] = set()
+    for pattern in COCO_FILES:
+        files = {file for file in folder.glob(pattern.format(split=split)) if not file.name.startswith(OTHER_FILES)}
+        of_others = {file for file in files if splits_named(file.stem) and wanted.isdisjoint(splits_named(file.stem))}
+        if files - of_others:
+            return min(files - of_others, key=rank)
+        others |= of_others
+    if others:
+        found = ", ".join(sorted(file.name for file in others))
+        raise FileNotFoundError(
+            f"{folder} holds no annotation file of the split {split!r}, but {found}. Give the file itself to use it."
+        )
+    raise FileNotFoundError(f"{folder} holds no annotation file: expected {folder / 'annotations.json'}, or its like.")
 
 
 def _is_table(path: Path) -> bool:
