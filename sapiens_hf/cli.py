@@ -153,11 +153,23 @@ def _add_evaluate(verbs) -> None:
     verb.add_argument("--truth", required=True, help="folder of files of the same names; COCO JSON for pose")
     verb.add_argument("--masks", help="folder of person masks, for depth and normals")
     verb.add_argument("--keypoint-set", default="coco", help="coco, coco_wholebody or goliath")
-    verb.add_argument("--class-set", default="goliath28", help="goliath28, lip20, cihp20 or face_synthetics19")
+    verb.add_argument(
+        "--class-set", default="goliath28", help="goliath28, lip20, cihp20, face_synthetics19 or your JSON"
+    )
+    verb.add_argument(
+        "--nms-threshold",
+        type=_threshold,
+        default=0.9,
+        help="similarity of two people above which one is dropped, or none",
+    )
     verb.add_argument(
         "--align", default="none", choices=("none", "scale_shift"), help="per image, before depth errors"
     )
     verb.set_defaults(run=_evaluate)
+
+
+def _threshold(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -165,7 +177,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     folders = options.predictions, options.truth
     scores = {
-        "pose": lambda: evaluation.evaluate_pose(options.truth, options.predictions, options.keypoint_set),
+        "pose": lambda: evaluation.evaluate_pose(
+            options.truth, options.predictions, options.keypoint_set, nms_threshold=options.nms_threshold
+        ),
         "segmentation": lambda: evaluation.evaluate_segmentation(*folders, options.class_set),
         "depth": lambda: evaluation.evaluate_depth(*folders, options.masks, options.align),
         "normal": lambda: evaluation.evaluate_normals(*folders, options.masks),

@@ -5,7 +5,7 @@ One file is open at a time, and the metrics keep a few numbers per image, so the
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,8 @@ PREDICTED = {"segmentation": ".labels.png", "depth": ".depth.npy", "normal": ".n
 WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 GOLIATH_KEY = "goliath_wholebody_kpts"
 
+SAME_BOX_PX = 0.01  # a box that was given to the prediction and came back
+
 Folder = str | Path
 
 
@@ -39,14 +41,14 @@ def evaluate_pose(
     keypoint_score_threshold: float = 0.2,
     pck_threshold: float = 0.05,
 ) -> dict[str, float]:
-    """COCO AP and AR of predicted people, by part, and PCK where predictions name their annotation.
+    """COCO AP and AR of predicted people, by part, and PCK where each labelled person has one prediction.
 
     Args:
         ground_truth: COCO, COCO-WholeBody or Goliath JSON: a file or its content. People are the category "person".
         predictions: list of COCO results, or the JSON file that holds it. Each has `image_id`, `keypoints` (x, y in
             pixels and score, flat; COCO-WholeBody's five keys work too), and `bbox` (x, y, width, height), which
             OKS-NMS needs. `bbox_score` (default 1) is multiplied with the keypoint scores; `score` is taken as final.
-            With `annotation_id`, one prediction for each labelled annotation, PCK is scored too.
+            With one prediction for each labelled annotation, by `annotation_id` or by equal boxes, PCK is scored too.
         keypoint_set: "coco", "coco_wholebody", "goliath", or 17, 133, 308. Predictions of a larger set are
             converted by name: 308 Goliath points give the 53 that COCO-WholeBody shares, the others score 0.
         nms_threshold: similarity above which the worse of two people is dropped; None keeps all.
@@ -142,17 +144,39 @@ def _pck(
 ) -> dict[str, float]:
     """PCK if each annotation with labelled keypoints has exactly one prediction, as with ground-truth boxes."""
     labelled = [person for person in true if (person["keypoints"][:, 2] > 0).any() and not person.get("iscrowd", 0)]
-    answers = {person["annotation_id"]: person for person in predicted if "annotation_id" in person}
-    unique = len(answers) == len(predicted)
-    if not labelled or not unique or any(person["id"] not in answers for person in labelled):
+    answers = _answers(predicted, labelled)
+    if not labelled or answers is None:
         return {}
     result = load_metric("pck").compute(
-        predictions=[answers[person["id"]]["keypoints"] for person in labelled],
+        predictions=[person["keypoints"] for person in answers],
         references=[person["keypoints"] for person in labelled],
         bboxes=[person["bbox"] for person in labelled],
         threshold=threshold,
     )
     return {name: result[name] for name in ("pck", "mean_keypoint_pck")}
+
+
+def _answers(
+    predicted: Sequence[Mapping[str, Any]], labelled: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]] | None:
+    """The prediction of each labelled person, by annotation or else by its box; None if one has none or several."""
+    named = {person["annotation_id"]: person for person in predicted if "annotation_id" in person}
+    if named:
+        whole = len(named) == len(predicted) and all(person.get("id") in named for person in labelled)
+        return [named[person["id"]] for person in labelled] if whole else None
+    boxes = defaultdict(list)
+    for person in predicted:
+        if person.get("bbox") is not None:
+            boxes[person["image_id"]].append(person)
+    answers = []
+    for person in labelled:
+        same = [
+            p for p in boxes[person["image_id"]] if np.allclose(p["bbox"], person["bbox"], rtol=0, atol=SAME_BOX_PX)
+        ]
+        if len(same) != 1:
+            return None
+        answers += same
+    return answers
 
 
 def evaluate_segmentation(
@@ -163,7 +187,8 @@ def evaluate_segmentation(
     Args:
         pred_dir: folder of predicted label maps: one-channel images, or .npy of integers (height, width).
         gt_dir: folder of true label maps of the same names (stems) and sizes.
-        class_set: name of the class set, or its number of classes.
+        class_set: name of the class set, its number of classes, or the JSON file of your own with its `names`, as
+            training takes it.
         ignore_index: true label that does not count; default: the class set's, 255.
 
     Returns:
@@ -174,26 +199,48 @@ def evaluate_segmentation(
         FileNotFoundError: if a folder or a prediction is missing.
         ValueError: if sizes differ or a label is unknown; the message names the file.
     """
-    classes = _class_set(class_set)
+    names, ignored = _class_names(class_set)
+    ignored = ignored if ignore_index is None else ignore_index
     metric = load_metric("mean_iou")
     num_images = 0
     for stem, truth, prediction in _same_stems(gt_dir, pred_dir, suffixes=(LABEL_SUFFIXES,) * 2, kind="segmentation"):
         with _naming(stem):
-            metric.add(prediction=_read_labels(prediction), reference=_read_labels(truth))
+            reference = _read_labels(truth)
+            _check_labels(reference[reference != ignored], len(names), truth)
+            labels = _read_labels(prediction)
+            _check_labels(labels, len(names), prediction)
+            metric.add(prediction=labels, reference=reference)
         num_images += 1
-    result = metric.compute(
-        num_labels=len(classes), ignore_index=classes.ignore_index if ignore_index is None else ignore_index
-    )
+    result = metric.compute(num_labels=len(names), ignore_index=ignored)
     per_class: dict[str, float] = {}
     for key in ("iou", "accuracy"):
         per_class |= {
-            f"{key}_{name}": value
-            for name, value in zip(classes.names, result.pop(f"per_category_{key}"), strict=True)
+            f"{key}_{name}": value for name, value in zip(names, result.pop(f"per_category_{key}"), strict=True)
         }
     return {**result, "num_images": num_images, **per_class}
 
 
 _class_set = class_set  # evaluate_segmentation has a parameter of that name
+
+
+def _class_names(source: str | int) -> tuple[Sequence[str], int]:
+    """Names and ignored label of a class set, or of a JSON file with the list `names` and perhaps `ignore_index`."""
+    if isinstance(source, str) and source.endswith(".json"):
+        content = read_json(source)
+        require(content, ("names",), source)
+        return content["names"], content.get("ignore_index", 255)
+    classes = _class_set(source)
+    return classes.names, classes.ignore_index
+
+
+def _check_labels(labels: np.ndarray, num_labels: int, path: Path) -> None:
+    """Raise a ValueError if a label is none of the classes; what is no label at all the metric says."""
+    wrong = labels[(labels < 0) | (labels >= num_labels)] if labels.dtype.kind in "iu" else labels[:0]
+    if wrong.size:
+        raise ValueError(
+            f"{path} holds the labels {np.unique(wrong)[:5].tolist()}, expected 0 to {num_labels - 1}. Take the class "
+            "set that it was made with."
+        )
 
 
 def evaluate_depth(
@@ -364,6 +411,10 @@ def _read_normals(path: Path) -> np.ndarray:
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    """Boolean mask (height, width); of a colour image the first channel, as the original's masks."""
+    """Boolean mask (height, width); of a colour image the first channel, as the original's masks.
+
+    JPEG leaves faint traces around what it holds: there a pixel counts from half of white on.
+    """
     mask = _read_array(path) if path.suffix.lower() == ".npy" else np.asarray(Image.open(path))
-    return (mask if mask.ndim == 2 else mask[..., 0]) > 0
+    lowest = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
+    return (mask if mask.ndim == 2 else mask[..., 0]) > lowest

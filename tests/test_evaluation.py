@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sapiens_hf.evaluation import evaluate_depth, evaluate_normals, evaluate_pose, evaluate_segmentation
+from sapiens_hf.evaluation import _read_mask, evaluate_depth, evaluate_normals, evaluate_pose, evaluate_segmentation
 from sapiens_hf.labels import convert_keypoints, keypoint_set
 from sapiens_hf.metrics import load_metric
 
@@ -88,6 +88,16 @@ def test_pck_when_predictions_name_their_annotation():
     assert evaluate_pose(truth, [answer], "coco", pck_threshold=0.1)["pck"] == 1.0
     assert "pck" not in evaluate_pose(truth, [answer, answer], "coco")
     assert "pck" not in evaluate_pose(truth, [], "coco")
+
+
+def test_pck_where_the_boxes_were_the_annotations():
+    truth, guess = one_person(17)
+    other = {**truth["annotations"][0], "id": 9, "bbox": [30.5, 10, 100, 90.25]}
+    truth["annotations"].append(other)
+    second = {**guess, "bbox": [30.50001, 10, 100, 90.25]}
+    assert evaluate_pose(truth, [second, guess], "coco")["pck"] == 1.0
+    for others in ([guess], [guess, guess], [guess, {**second, "bbox": [30, 10, 100, 90]}]):
+        assert "pck" not in evaluate_pose(truth, others, "coco")
 
 
 def test_goliath_annotations_and_groups():
@@ -207,6 +217,32 @@ def test_segmentation_with_another_ignored_label(tmp_path, label_maps):
     without = evaluate_segmentation(*folders, 19, ignore_index=0)
     assert everything["accuracy_Background"] == 1.0
     assert np.isnan(without["accuracy_Background"])
+
+
+def test_own_classes_and_labels_that_are_none(tmp_path):
+    names = tmp_path / "classes.json"
+    names.write_text(json.dumps({"names": ["ground", "hat", "bag"], "ignore_index": 9}))
+    for folder, values in (("truth", [[0, 1, 9], [2, 1, 0]]), ("guess", [[0, 1, 1], [1, 1, 0]])):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.array(values, np.uint8)).save(tmp_path / folder / "a.png")
+    result = evaluate_segmentation(tmp_path / "guess", tmp_path / "truth", str(names))
+    assert result["iou_hat"] == pytest.approx(2 / 3) and result["iou_bag"] == 0.0 and result["overall_accuracy"] == 0.8
+    with pytest.raises(ValueError, match=r"truth.a.png holds the labels \[9\], expected 0 to 2"):
+        evaluate_segmentation(tmp_path / "guess", tmp_path / "truth", str(names), ignore_index=255)
+    Image.fromarray(np.array([[0, 1, 1], [77, 3, 0]], np.uint8)).save(tmp_path / "guess" / "a.png")
+    with pytest.raises(ValueError, match=r"guess.a.png holds the labels \[3, 77\], expected 0 to 2"):
+        evaluate_segmentation(tmp_path / "guess", tmp_path / "truth", str(names))
+    names.write_text("{}")
+    with pytest.raises(ValueError, match="classes.json has no names"):
+        evaluate_segmentation(tmp_path / "guess", tmp_path / "truth", str(names))
+
+
+def test_traces_of_jpeg_are_no_mask(tmp_path):
+    mask = np.zeros((24, 40), np.uint8)
+    mask[5:17, 11:30] = 255
+    Image.fromarray(mask).save(tmp_path / "a.jpg", quality=60)
+    assert ((np.asarray(Image.open(tmp_path / "a.jpg")) > 0) != (mask > 0)).any()
+    np.testing.assert_array_equal(_read_mask(tmp_path / "a.jpg"), mask > 0)
 
 
 def test_depth_equals_the_metric_in_memory(tmp_path):

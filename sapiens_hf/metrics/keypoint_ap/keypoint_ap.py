@@ -222,7 +222,8 @@ def detections(
     if nms_threshold is not None:
         if np.isnan(areas).any():
             raise ValueError(
-                "A prediction has neither bbox nor area, which OKS-NMS needs. Or pass nms_threshold=None."
+                "A prediction has neither bbox nor area, which OKS-NMS needs. Or pass nms_threshold=None, on the "
+                "command line --nms-threshold none."
             )
         kept = oks_nms(keypoints[:, :, :2], areas, scores, sigmas, nms_threshold)
     extents = np.ptp(keypoints[:, body, :2], axis=1).prod(axis=1)
