@@ -16,7 +16,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,7 @@ def replace_folder(accelerator: Any, folder: Path, write: Callable[[Path], None]
             shutil.rmtree(old, ignore_errors=True)
     except Exception as error:  # torch and safetensors raise their own kinds for a full disk
         shutil.rmtree(partial, ignore_errors=True)
-        raise SavingError(
-            f"{folder} could not be written ({type(error).__name__}: {error}). Checkpoints that were complete are "
-            "still there: make room and go on with --resume_from_checkpoint latest."
-        ) from error
+        raise _saving_error(folder, error) from error
     accelerator.wait_for_everyone()
 
 
@@ -155,10 +153,31 @@ def clean_up(run_folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one go."""
+    """Write a JSON file in one go.
+
+    Raises:
+        SavingError: if that fails; a file that was there is as it was.
+    """
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with naming_what_fails(path):
+        partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+@contextmanager
+def naming_what_fails(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk, which names no file, into a `SavingError` that does."""
+    try:
+        yield
+    except OSError as error:
+        raise _saving_error(path, error) from error
+
+
+def _saving_error(path: Path, error: Exception) -> SavingError:
+    return SavingError(
+        f"{path} could not be written ({type(error).__name__}: {error}). Checkpoints that were complete are still "
+        "there: make room and go on with --resume_from_checkpoint latest."
+    )
 
 
 def truncate_metrics(path: Path, step: int) -> None:

@@ -10,6 +10,7 @@ Workers send whole grey levels and keypoints; the float images and the heatmaps 
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ logger = logging.get_logger(__name__)
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
 Batch = dict[str, Any]
+Place = tuple[int, str, Mapping[str, Any], int]  # position in the epoch; name and content of the row; person in it
 # A data set in which this many samples in a row cannot be used is no data set.
 MAX_ATTEMPTS = 50
 
@@ -82,11 +84,15 @@ class TrainingSet(Dataset):
                 if self.min_visible == 0 or visible_in_crop(sample) >= self.min_visible:
                     return sample
             index = int(rng.integers(len(self.samples)))
-        last = f" The last one: {error}" if error else ""
-        raise BadSampleError(
-            f"{MAX_ATTEMPTS} samples in a row could not be used (fewer than {self.min_visible} labelled keypoints in "
-            f"the crop, or broken).{last} Look at the data with `python -m training.check_data`."
-        )
+        raise BadSampleError(_none_usable(self.min_visible, error))
+
+
+def _none_usable(min_visible: int, last: Any, count: int = MAX_ATTEMPTS) -> str:
+    """The message for a data set that is no data set."""
+    return (
+        f"{count} samples in a row could not be used (fewer than {min_visible} labelled keypoints in the crop, or "
+        f"broken).{f' The last one: {last}' if last else ''} Look at the data with `python -m training.check_data`."
+    )
 
 
 def visible_in_crop(sample: Sample) -> int:
@@ -107,36 +113,83 @@ class StreamingSet(IterableDataset):
         stream: a `StreamSamples`.
         augment: (sample, generator) -> sample at the size of the network.
         plan: which samples belong to this process and this run.
-        skip_bad: give the sample before again in place of one that cannot be used, with a warning that names it.
+        min_visible: pose: a crop that shows fewer labelled keypoints is replaced.
+        skip_bad: replace samples that cannot be used, with a warning that names them, instead of raising.
+
+    What replaces a sample is the next one of this process that can be used, so a run that goes on in the middle of an
+    epoch finds the same. A row of which not even the people can be read takes no place.
     """
 
-    def __init__(self, stream: Any, augment: Augment, plan: StepPlan, skip_bad: bool = False):
-        self.stream, self.augment, self.plan, self.skip_bad = stream, augment, plan, skip_bad
+    def __init__(self, stream: Any, augment: Augment, plan: StepPlan, min_visible: int = 0, skip_bad: bool = False):
+        self.stream, self.augment, self.plan = stream, augment, plan
+        self.min_visible, self.skip_bad = min_visible, skip_bad
 
     def __iter__(self) -> Iterator[Sample]:
         plan = self.plan
         first_epoch = plan.start_step // plan.steps_per_epoch
         for epoch in range(first_epoch, plan.num_epochs):
             start = plan.start_step % plan.steps_per_epoch * plan.samples_per_step if epoch == first_epoch else 0
+            waiting: list[int] = []  # places whose samples cannot be used
+            before: deque[Place] = deque(maxlen=MAX_ATTEMPTS)  # what a run that goes on has had
             last: Sample | None = None
             for position, name, row, person in self._places(epoch):
-                if position < start or not plan.is_mine(position):
+                if not plan.is_mine(position):
                     continue
-                try:
-                    last = self.stream.reader.samples(row, name)[person]
-                except BadSampleError as error:
-                    if not self.skip_bad or last is None:
-                        raise
-                    logger.warning_once(f"Skipped: {error}")
-                yield self.augment(last, sample_generator(plan.seed, epoch, position))
+                if position < start:
+                    before.append((position, name, row, person))
+                    continue
+                found = self._usable(row, name, person, sample_generator(plan.seed, epoch, position))
+                if found is None:
+                    waiting.append(position)
+                    if len(waiting) == MAX_ATTEMPTS:
+                        raise BadSampleError(_none_usable(self.min_visible, name))
+                    continue
+                last, augmented = found
+                yield from self._at(waiting, last, epoch)
+                yield augmented
+                waiting.clear()
+            while waiting and last is None:  # nothing usable came after them: the last one before
+                if not before:
+                    raise BadSampleError(_none_usable(self.min_visible, self.stream.name, len(waiting)))
+                position, name, row, person = before.pop()
+                found = self._usable(row, name, person, sample_generator(plan.seed, epoch, position))
+                last = found and found[0]
+            if last is not None:
+                yield from self._at(waiting, last, epoch)
 
-    def _places(self, epoch: int) -> Iterator[tuple[int, str, Mapping[str, Any], int]]:
-        """Position in the epoch, name and content of the row, and number of the person in it."""
+    def _at(self, positions: Sequence[int], sample: Sample, epoch: int) -> Iterator[Sample]:
+        for position in positions:
+            yield self.augment(sample, sample_generator(self.plan.seed, epoch, position))
+
+    def _usable(
+        self, row: Mapping[str, Any], name: str, person: int, rng: np.random.Generator
+    ) -> tuple[Sample, Sample] | None:
+        """A sample and what augmentation makes of it, or None."""
+        try:
+            sample = self.stream.reader.samples(row, name)[person]
+            augmented = self.augment(sample, rng)
+        except BadSampleError as error:
+            self._skip(error)
+            return None
+        is_shown = self.min_visible == 0 or visible_in_crop(augmented) >= self.min_visible
+        return (sample, augmented) if is_shown else None
+
+    def _skip(self, error: BadSampleError) -> None:
+        if not self.skip_bad:
+            raise error
+        logger.warning_once(f"Skipped: {error}")
+
+    def _places(self, epoch: int) -> Iterator[Place]:
+        """What each position in the epoch is, in order."""
         reader, position = self.stream.reader, 0
         while position < self.plan.samples_per_epoch:
             before = position
             for name, row in self.stream.rows(epoch):
-                people = len(reader.people(row, name)[0]) if reader.task == "pose" else 1
+                try:
+                    people = len(reader.people(row, name)[0]) if reader.task == "pose" else 1
+                except BadSampleError as error:
+                    self._skip(error)
+                    continue
                 for person in range(people):
                     if position < self.plan.samples_per_epoch:
                         yield position, name, row, person

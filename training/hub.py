@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,7 @@ def push_run(folder: Path, options: RunOptions, results: dict[str, float], api: 
     api = HfApi() if api is None else api
     name = api.create_repo(options.hub_model_id or folder.name, private=options.hub_private, exist_ok=True).repo_id
     write_card(folder, options, results, name)
-    message = f"Sapiens {options.task} after {dataclasses.asdict(options)['num_epochs']} epochs"
+    length = f"{options.num_epochs} epochs" if options.max_steps is None else f"{options.max_steps} steps"
+    message = f"Sapiens {options.task} after {length}"
     api.upload_folder(repo_id=name, folder_path=str(folder), ignore_patterns=PRIVATE, commit_message=message)
     return name

@@ -33,6 +33,7 @@ from .checkpoints import (
     clean_up,
     describe_code,
     find_checkpoint,
+    naming_what_fails,
     read_state,
     replace_folder,
     save_checkpoint,
@@ -244,7 +245,7 @@ def loss_weights(sizes: Sequence[torch.Tensor], accelerator: Accelerator) -> tor
 def make_training_set(options: RunOptions, job: Job, plan: StepPlan) -> TrainingSet | StreamingSet:
     """The job's samples through its augmentation."""
     if isinstance(job.samples, StreamSamples):
-        return StreamingSet(job.samples, job.augment, plan, options.skip_bad_samples)
+        return StreamingSet(job.samples, job.augment, plan, job.min_visible, options.skip_bad_samples)
     return TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples)
 
 
@@ -388,8 +389,9 @@ class Log:
         """One line, at once on disk."""
         epoch = step / self.plan.steps_per_epoch
         if self.file is not None:
-            self.file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
-            self.file.flush()
+            with naming_what_fails(Path(self.file.name)):
+                self.file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
+                self.file.flush()
         self.accelerator.log(values, step=step)
 
     def progress(self, loader: Any) -> Iterator[Any]:

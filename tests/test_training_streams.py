@@ -1,0 +1,94 @@
+"""Streams with rows that cannot be used: what replaces them, in whole runs and in ones that go on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from training.checkpoints import SavingError, naming_what_fails, write_json
+from training.data import MAX_ATTEMPTS, StepPlan, StreamingSet
+from training.formats import BadSampleError
+
+
+def reader(bad=(), broken=(), shy=()):
+    """Rows are numbers: `bad` ones raise when read, `broken` ones when their people are, `shy` ones show nothing."""
+
+    def people(row, name):
+        if row in broken:
+            raise BadSampleError(f"{name}: broken")
+        return [row], None
+
+    def samples(row, name):
+        if row in bad:
+            raise BadSampleError(f"{name}: bad")
+        points = np.array([[3.0, 2.0, row not in shy]])
+        return [{"name": name, "row": row, "image": np.zeros((4, 6, 3), np.uint8), "keypoints": points}]
+
+    return SimpleNamespace(task="pose", people=people, samples=samples)
+
+
+def stream(count, **kinds):
+    rows = [(f"row {number}", number) for number in range(count)]
+    return SimpleNamespace(name="stream", reader=reader(**kinds), rows=lambda epoch: iter(rows))
+
+
+def rows_of(source, plan=None, skip_bad=True, min_visible=0):
+    """(row, chance) of each sample."""
+
+    def augment(sample, rng):
+        return {**sample, "chance": rng.random()}
+
+    plan = plan or StepPlan(6, 1)
+    return [(s["row"], s["chance"]) for s in StreamingSet(source, augment, plan, min_visible, skip_bad)]
+
+
+@pytest.mark.parametrize(
+    "kinds, expected",
+    [
+        (dict(), [0, 1, 2, 3, 4, 5]),
+        (dict(bad=[0]), [1, 1, 2, 3, 4, 5]),
+        (dict(bad=[2, 3]), [0, 1, 4, 4, 4, 5]),
+        (dict(bad=[4, 5]), [0, 1, 2, 3, 3, 3]),
+        (dict(broken=[1]), [0, 2, 3, 4, 5, 6]),  # takes no place
+    ],
+)
+def test_the_next_one_that_can_be_used_takes_the_place(kinds, expected):
+    found = rows_of(stream(7, **kinds))
+    assert [row for row, _ in found] == expected
+    assert [chance for _, chance in found] == [chance for _, chance in rows_of(stream(7))]  # that of the place
+    for start in range(6):
+        assert rows_of(stream(7, **kinds), StepPlan(6, 1, start_step=start)) == found[start:]
+
+
+def test_crops_that_show_too_little_are_replaced():
+    source = stream(6, shy=[1])
+    assert [row for row, _ in rows_of(source, min_visible=1)] == [0, 2, 2, 3, 4, 5]
+    assert [row for row, _ in rows_of(source)] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kinds, message", [(dict(bad=[0]), "row 0: bad"), (dict(broken=[0]), "row 0: broken")])
+def test_bad_rows_are_named(kinds, message):
+    with pytest.raises(BadSampleError, match=message):
+        rows_of(stream(6, **kinds), skip_bad=False)
+
+
+def test_a_stream_of_bad_rows_stops():
+    with pytest.raises(BadSampleError, match="6 samples in a row could not be used"):
+        rows_of(stream(6, bad=range(6)))
+    count = 2 * MAX_ATTEMPTS
+    with pytest.raises(BadSampleError, match=f"{MAX_ATTEMPTS} samples in a row could not be used"):
+        rows_of(stream(count, bad=range(count)), StepPlan(count, 1))
+    with pytest.raises(ValueError, match="holds nothing to train on"):
+        rows_of(stream(6, broken=range(6)))
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    with (
+        pytest.raises(SavingError, match=r"metrics.jsonl could not be written \(OSError: .*No space left"),
+        naming_what_fails(tmp_path / "metrics.jsonl"),
+        open("/dev/full", "w") as file,
+    ):
+        file.write("x")
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(SavingError, match="a.json could not be written"):
+        write_json(tmp_path / "a.json", {})
