@@ -38,7 +38,7 @@ from sapiens_hf.image_loading_sapiens import EXIF_ORIENTATION
 
 from .checkpoints import PARTIAL, write_json
 from .formats import IMAGE_SUFFIXES, read_rgb
-from .pretrain_data import BadImageError, CropOptions, open_image
+from .pretrain_data import BadImageError, CropOptions, open_image, reading
 from .shards import tar_members
 
 logger = logging.get_logger(__name__)
@@ -287,12 +287,10 @@ def upright(content: bytes, name: str, limits: CropOptions) -> Image.Image:
         BadImageError: says why it cannot be used.
     """
     image = open_image(content, name, limits)
-    try:
+    with reading(name):
         image.load()
         image = ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else image
         return image if image.mode == "RGB" else Image.fromarray(read_rgb(image, name))
-    except Exception as error:  # Pillow's readers raise many kinds
-        raise BadImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
 
 
 def perceptual_hash(image: Image.Image) -> str:

@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -75,32 +76,49 @@ class CropOptions:
     fast_decode: bool = False
 
 
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Whatever touches an image happens in here: Pillow opens lazily, and its readers raise errors of many kinds.
+
+    Raises:
+        BadImageError: in place of any other error.
+    """
+    try:
+        yield
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(name, "too_large", str(error)) from error
+    except Exception as error:  # OSError, SyntaxError, IndexError, TypeError, struct.error, EOFError, ...
+        raise BadImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
+
+
 def open_image(raw: Any, name: str, options: CropOptions) -> Image.Image:
     """An image of which only the header is read, if it can be used.
+
+    Files of several frames are animations, but for MPO: photographs of phones and cameras with a second view, a depth
+    or a gain map behind the first frame, which is the photograph.
 
     Raises:
         BadImageError: says why it cannot be.
     """
-    try:
+    with reading(name):
         if isinstance(raw, np.ndarray):
             image = Image.fromarray(raw)
         else:
             image = (
                 raw if isinstance(raw, Image.Image) else Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw)
             )
-    except Image.DecompressionBombError as error:
-        raise BadImageError(name, "too_large", str(error)) from error
-    except Exception as error:  # Pillow's readers raise many kinds
-        raise BadImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
-    size = f"{image.width} x {image.height} pixels"
-    if min(image.size) < options.min_side_px:
-        raise BadImageError(name, "too_small", f"{size}; the shorter side must have {options.min_side_px}")
-    if image.width * image.height > options.max_pixels:
-        raise BadImageError(name, "too_large", f"{size}; at most {options.max_pixels} are allowed")
-    if image.mode == "CMYK":
-        raise BadImageError(name, "cmyk", "its colours mean nothing without a printer's profile")
-    if getattr(image, "n_frames", 1) > 1:
-        raise BadImageError(name, "animated", f"{image.n_frames} frames")  # type: ignore[attr-defined]
+        size = f"{image.width} x {image.height} pixels"
+        if min(image.size) < options.min_side_px:
+            raise BadImageError(name, "too_small", f"{size}; the shorter side must have {options.min_side_px}")
+        if image.width * image.height > options.max_pixels:
+            raise BadImageError(name, "too_large", f"{size}; at most {options.max_pixels} are allowed")
+        if image.mode == "CMYK":
+            raise BadImageError(name, "cmyk", "its colours mean nothing without a printer's profile")
+        num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # reads a GIF to its end
+        if num_frames > 1:
+            raise BadImageError(name, "animated", f"{num_frames} frames")
     return image
 
 
@@ -129,7 +147,7 @@ def crop_image(image: Image.Image, name: str, options: CropOptions, rng: np.rand
     Raises:
         BadImageError: if the file is broken behind its header.
     """
-    try:
+    with reading(name):  # truncated data, broken EXIF
         turned = image.getexif().get(EXIF_ORIENTATION, 1)
         width, height = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
         left, top, box_width, box_height = random_box(height, width, options, rng)
@@ -147,8 +165,6 @@ def crop_image(image: Image.Image, name: str, options: CropOptions, rng: np.rand
         # Cropped first: `resize(box=...)` would blend in pixels from outside the box at its border.
         crop = image.crop((round(left * scale_x), round(top * scale_y), right, bottom))
         pixels = np.asarray(crop.resize((out_width, out_height), Image.Resampling.BICUBIC))
-    except Exception as error:  # truncated data, broken EXIF: Pillow raises OSError, SyntaxError, struct.error, ...
-        raise BadImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
     return pixels[:, ::-1] if is_flipped else pixels
 
 
