@@ -311,6 +311,113 @@ def test_tables_from_disk_with_splits_and_named_columns(tmp_path):
     assert isinstance(stream, StreamSamples)
 
 
+def test_sources_that_are_nowhere(tmp_path, monkeypatch):
+    (tmp_path / "my_parts").mkdir()
+    (tmp_path / "labels").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def unreachable(source, **options):
+        raise ConnectionError(f"Couldn't reach {source!r} on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    said = r"no file or folder 'my_partz' \(did you mean 'my_parts'\?\), and as a data set of the Hub .*Couldn't reach"
+    with pytest.raises(FileNotFoundError, match=said):
+        open_samples("my_partz", "segmentation", class_layout("lip"))
+    with pytest.raises(FileNotFoundError, match="'who/what', and as .*Couldn't reach"):
+        open_samples("who/what", "depth")
+    with pytest.raises(FileNotFoundError, match="'./label' .*'labels'.*no name of one"):
+        open_samples("./label", "depth")
+    (tmp_path / "my_parts" / "train.parquet").touch()
+    with pytest.raises(ConnectionError):  # what is here has errors of its own
+        open_samples("my_parts", "depth")
+
+
+def image_table(task, label, *values, image=None):
+    """One row per value, with Image columns: what a file holds, or None."""
+    features = datasets.Features({"image": datasets.Image(), label: datasets.Image()})
+    images = [image or person(0)["image"]] * len(values)
+    return open_table(
+        datasets.Dataset.from_dict({"image": images, label: list(values)}, features=features), task, num_labels=7
+    )
+
+
+def normal_picture(background):
+    made = person(0)
+    levels = ((made["normals"] + 1) * 127.5 + 0.5).astype(np.uint8)
+    return np.where(made["mask"][..., None], levels, np.uint8(background))
+
+
+@pytest.mark.parametrize("background", (0, 127, 128))
+def test_pictures_of_normals(background):
+    sample = image_table("normal", "normal", normal_picture(background))[0]
+    np.testing.assert_array_equal(sample["mask"], person(0)["mask"])
+    assert (sample["normals"][~sample["mask"]] == 0).all()
+    cosines = (sample["normals"] * person(0)["normals"]).sum(axis=-1)[sample["mask"]]
+    assert np.degrees(np.arccos(cosines.clip(-1, 1))).max() < 0.5
+    np.testing.assert_allclose(np.linalg.norm(sample["normals"], axis=-1)[sample["mask"]], 1, atol=1e-5)
+
+
+def test_pictures_that_are_no_normals():
+    made = person(0)
+    photo, white = made["image"], normal_picture(255)
+    dim = (normal_picture(128) // 2 + 64).astype(np.uint8)
+    samples = image_table("normal", "normal", photo, white, dim, np.full_like(photo, 128))
+    for index in range(3):
+        with pytest.raises(BadSampleError, match=rf"table\[{index}\]: normals of the person have lengths"):
+            samples[index]
+    with pytest.raises(BadSampleError, match=r"table\[3\]: the mask is empty"):
+        samples[3]
+
+
+def test_rows_that_cannot_be_read_are_named(tmp_path):
+    label = person(0)["segmentation_map"]
+    broken = {"bytes": b"no picture", "path": None}
+    samples = image_table("segmentation", "label", label, broken, None, {"bytes": None, "path": "gone.png"})
+    assert len(samples) == 4 and samples[0]["segmentation_map"].shape == SIZE
+    for index, said in ((1, "'label', cannot be .*10 bytes"), (2, "nothing in its column 'label'"), (3, "gone.png")):
+        with pytest.raises(BadSampleError, match=rf"table\[{index}\].*{said}"):
+            samples[index]
+    with pytest.raises(BadSampleError, match=r"table\[0\].*column 'image', cannot be read as an image"):
+        image_table("segmentation", "label", label, image=broken)[0]
+    assert TrainingSet(samples, fitted, skip_bad=True)[0, 1]["name"] == "table[0]"
+
+
+def people_table(*rows):
+    made = [{"image": Image.fromarray(person(0)["image"]), **row} for row in rows]
+    return open_table(datasets.Dataset.from_list(made), "pose", num_labels=5)
+
+
+def test_objects_as_a_list_of_people():
+    box, points = person(0)["box"].tolist(), person(0)["keypoints"]
+    entry = {"bbox": box, "keypoints": points.ravel().tolist()}
+    samples = people_table({"objects": [entry, entry]}, {"objects": []}, {"objects": [entry]})
+    assert len(samples) == 3 and samples[2]["name"] == "table[2], person 0"
+    np.testing.assert_allclose(samples[1]["keypoints"], points, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "objects, message",
+    [
+        ({"bbox": None, "keypoints": None}, "nothing in its column 'objects.bbox'"),
+        (None, "nothing in its column 'objects.bbox'"),
+        (
+            {"bbox": [[1.0, 2, 3]], "keypoints": [[1.0] * 15]},
+            r"not numbers, 4 per box.*\(cannot reshape",
+        ),
+        ({"bbox": [[1.0, 2, 3, 4]], "keypoints": [[1.0] * 12]}, "1 boxes and 12 keypoint numbers"),
+        ({"bbox": [None], "keypoints": [[1.0] * 15]}, "boxes or keypoints are not numbers"),
+    ],
+)
+def test_one_bad_row_of_people_stops_nobody_else(objects, message):
+    good = {"bbox": [person(0)["box"].tolist()], "keypoints": [person(0)["keypoints"].ravel().tolist()]}
+    samples = people_table({"objects": good}, {"objects": objects}, {"objects": good})
+    assert len(samples) == 3 and samples[2]["name"] == "table[2], person 0"
+    with pytest.raises(BadSampleError, match=rf"table\[1\].*{message}"):
+        samples[1]
+    with pytest.raises(BadSampleError, match=rf"table\[0\].*{message}"):
+        people_table({"objects": objects}, {"objects": {"bbox": [], "keypoints": []}})
+
+
 def streamed(task="segmentation", count=8, **plan):
     stream = open_table(table(task, count).to_iterable_dataset(), task, num_labels=5 if task == "pose" else 7, seed=3)
     augment = (

@@ -1,14 +1,18 @@
 """Data sets of the `datasets` library as samples: from the Hub or local, at hand (map-style) or streamed.
 
 A row holds one image. For the dense tasks the label is an Image column (class indices; 16-bit or float depth; 8-bit
-RGB normals, R = x, G = y, B = z, black where nobody is) or an array column. For pose, a row has the boxes and
-keypoints of its people, directly or inside `objects`, and each person becomes a sample.
+RGB normals, R = x, G = y, B = z, black or mid-grey where nobody is) or an array column. For pose, a row has the boxes
+and keypoints of its people, directly or inside `objects`, and each person becomes a sample. Images are decoded when a
+sample is asked for, so that one which cannot be is a `BadSampleError` that names its row.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,10 @@ COLUMNS = {
     "box": ("boxes", "bboxes", "bbox"),
     "keypoints": ("keypoints",),
 }
+# What may be a data set of the Hub, and not only a path.
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# Vectors of a picture of normals that are shorter mean that nobody is there; mid-grey, 127 or 128, is 0.007 long.
+BACKGROUND_LENGTH = 0.1
 
 
 class TableReader:
@@ -57,9 +65,9 @@ class TableReader:
 
     def samples(self, row: Mapping[str, Any], name: str) -> list[Sample]:
         """The samples of a row: one, or for pose one per labelled person."""
-        image = read_rgb(self._get(row, "image"), name)
+        image = read_rgb(self._get(row, "image", name), name)
         if self.task != "pose":
-            source, mask = self._get(row, self.task), self._get(row, "mask")
+            source, mask = self._get(row, self.task, name), self._get(row, "mask", name)
             person = None if mask is None else read_mask(mask, name)
             if self.task == "normal":
                 source = _decode_normals(source)
@@ -72,41 +80,64 @@ class TableReader:
 
     def people(self, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (num_people, 4) and keypoints (num_people, num_keypoints, 3) of the people that have some of both."""
-        boxes = np.asarray(self._get(row, "box"), dtype=np.float32).reshape(-1, 4)
-        values = self._get(row, "keypoints")
-        size = sum(np.size(person) for person in values)
-        if size != 3 * len(boxes) * (self.num_labels or 0):
+        boxes, values = self._get(row, "box", name), self._get(row, "keypoints", name)
+        try:
+            boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+            values = np.concatenate([np.zeros(0), *(np.ravel(person) for person in values)]).astype(np.float32)
+        except (TypeError, ValueError) as error:
             raise BadSampleError(
-                f"{name} has {len(boxes)} boxes and {size} keypoint numbers; expected 3 for each of the model's "
-                f"{self.num_labels} keypoints per box."
+                f"{name}: boxes or keypoints are not numbers, 4 per box and 3 per keypoint ({error})."
+            ) from error
+        if len(values) != 3 * len(boxes) * (self.num_labels or 0):
+            raise BadSampleError(
+                f"{name} has {len(boxes)} boxes and {len(values)} keypoint numbers; expected 3 for each of the "
+                f"model's {self.num_labels} keypoints per box."
             )
-        keypoints = np.asarray(values, dtype=np.float32).reshape(len(boxes), self.num_labels or 0, 3)
+        keypoints = values.reshape(len(boxes), self.num_labels or 0, 3)
         keypoints = np.where(keypoints[..., 2:] > 0, keypoints, 0)
         if not np.isfinite(keypoints).all() or not np.isfinite(boxes).all():
             raise BadSampleError(f"{name} has NaN or infinite boxes or visible keypoints.")
         counts = (keypoints[..., 2] > 0).any(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
         return boxes[counts], keypoints[counts]
 
-    def _get(self, row: Mapping[str, Any], role: str) -> Any:
+    def _get(self, row: Mapping[str, Any], role: str, name: str) -> Any:
         column = self.columns.get(role)
         if column is None:
             return None
         outer, _, inner = column.partition(".")
-        value = row[outer][inner] if inner else row[outer]
+        value = row[outer]
+        if inner and isinstance(value, list):  # a list of objects in place of an object of lists
+            value = [None if entry is None else entry[inner] for entry in value]
+        elif inner and value is not None:
+            value = value[inner]
+        if value is None and role != "mask":
+            raise BadSampleError(f"{name} has nothing in its column {column!r}.")
         if isinstance(value, Mapping) and value.keys() == {"bytes", "path"}:  # an Image column that is not decoded
-            value = Image.open(value["path"] if value["bytes"] is None else BytesIO(value["bytes"]))
+            value = _decode(value, f"{name}, column {column!r},")
         return value
 
 
 class TableSamples:
-    """A map-style `datasets.Dataset`."""
+    """A map-style `datasets.Dataset`.
+
+    Raises:
+        ValueError: if it holds nothing to train on; for pose also if none of its rows can be read, names the first.
+    """
 
     def __init__(self, table: Any, reader: TableReader, name: str = "table"):
-        self.table, self.reader, self.name = table, reader, name
+        self.table, self.reader, self.name = _undecoded(table), reader, name
         if reader.task == "pose":
             outer = {column.partition(".")[0] for role, column in reader.columns.items() if column and role != "image"}
             numbers = table.select_columns(sorted(outer))
-            counts = [len(reader.people(row, f"{name}[{i}]")[0]) for i, row in enumerate(numbers)]
+            counts, errors = [], []
+            for number, row in enumerate(numbers):
+                try:
+                    counts.append(len(reader.people(row, f"{name}[{number}]")[0]))
+                except BadSampleError as error:
+                    counts.append(1)  # a sample that says what is wrong when it is asked for
+                    errors.append(error)
+            if errors and sum(counts) == len(errors):
+                raise errors[0]
             self.rows = np.repeat(np.arange(len(counts)), counts)
             self.people = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, int)
         else:
@@ -127,12 +158,8 @@ class StreamSamples:
     """A streamed `datasets.IterableDataset`, shuffled within a buffer in an order that seed and epoch give."""
 
     def __init__(self, stream: Any, reader: TableReader, name: str = "stream", seed: int = 0, buffer_size: int = 256):
-        import datasets
-
-        for column, feature in (stream.features or {}).items():
-            if isinstance(feature, datasets.Image):  # a row that another process takes need not be decoded here
-                stream = stream.cast_column(column, datasets.Image(decode=False))
-        self.stream, self.reader, self.name, self.seed, self.buffer_size = stream, reader, name, seed, buffer_size
+        self.stream, self.reader, self.name = _undecoded(stream), reader, name
+        self.seed, self.buffer_size = seed, buffer_size
 
     def rows(self, epoch: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Name and content of each row of an epoch; Image columns are not yet decoded."""
@@ -169,6 +196,7 @@ def open_table(
 
     Raises:
         ImportError: if `datasets` is not installed.
+        FileNotFoundError: if the source is neither here nor on the Hub; names the nearest file or folder.
         ValueError: if a column or the split is missing.
     """
     try:
@@ -194,24 +222,60 @@ def open_table(
 
 
 def _load(datasets: Any, source: str, split: str, streaming: bool) -> Any:
-    from pathlib import Path
-
     folder = Path(source)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         table = datasets.load_from_disk(source)
         table = table[split] if isinstance(table, Mapping) and split in table else table
         return table.to_iterable_dataset() if streaming and not isinstance(table, Mapping) else table
-    return datasets.load_dataset(source, split=split, streaming=streaming)
+    try:
+        if not folder.exists() and not HUB_ID.fullmatch(source):
+            raise FileNotFoundError("it is no name of one")
+        return datasets.load_dataset(source, split=split, streaming=streaming)
+    except (ConnectionError, FileNotFoundError) as error:
+        if folder.exists():
+            raise
+        names = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(folder.name, names, n=1)
+        raise FileNotFoundError(
+            f"There is no file or folder {source!r}"
+            + (f" (did you mean {str(folder.parent / near[0])!r}?)" if near else "")
+            + f", and as a data set of the Hub it cannot be read ({error})."
+        ) from error
+
+
+def _undecoded(table: Any) -> Any:
+    """The table with Image columns as bytes or paths."""
+    import datasets
+
+    for column, feature in (table.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(column, datasets.Image(decode=False))
+    return table
+
+
+def _decode(value: Mapping[str, Any], what: str) -> Image.Image:
+    try:
+        image = Image.open(value["path"] if value["bytes"] is None else BytesIO(value["bytes"]))
+        image.load()
+    except Exception as error:  # the decoders of PIL raise OSError, SyntaxError, ValueError, struct.error, EOFError
+        size = "no bytes" if value["bytes"] is None else f"{len(value['bytes'])} bytes"
+        raise BadSampleError(
+            f"{what} cannot be read as an image ({size}, path {value['path']!r}; {type(error).__name__})."
+        ) from error
+    return image
 
 
 def _decode_normals(source: Any) -> Any:
-    """An 8-bit picture of normals as unit vectors, black as zero; arrays as they are."""
+    """An 8-bit picture of normals as vectors, those of the background as zero; arrays as they are.
+
+    Lengths stay as they are for `check_normals` to judge: a photograph has all kinds, normals 0.993 to 1.007.
+    """
     if not isinstance(source, Image.Image):
         return np.asarray(source, dtype=np.float32)
     levels = np.asarray(source.convert("RGB"), dtype=np.float32)
     vectors = levels / 127.5 - 1
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
-    return np.where((levels > 0).any(axis=-1, keepdims=True), vectors, np.float32(0))
+    somebody = (levels > 0).any(axis=-1) & (np.linalg.norm(vectors, axis=-1) >= BACKGROUND_LENGTH)
+    return np.where(somebody[..., None], vectors, np.float32(0))
 
 
 def _find(role: str, columns: list[str], chosen: Mapping[str, str], required: bool = True) -> str | None:
