@@ -20,30 +20,33 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "training.md"
 LABELS = {"pose": len(NAMES), "segmentation": len(CLASSES), "depth": 1, "normal": 3}
 
 
-def example(task: str) -> str:
-    """The code of a task, with small changes: rates and lengths for a tiny model, and no augmentation to overfit."""
+def example(task: str, swaps: dict[str, str]) -> str:
+    """The code of a task with these changes."""
     code = re.search(rf"<!-- trainer: {task} -->\n```python\n(.*?)```", DOCS.read_text(), re.DOTALL).group(1)
-    swaps = {
-        'keypoint_layout("coco")': 'keypoint_layout("my_data/keypoints.layout.json")',
-        'class_layout("goliath28")': 'class_layout("my_data/classes.layout.json")',
-        "options=PoseAugmentation())": "options=NO_POSE_AUGMENTATION)",
-        "import PoseAugmentation, augment_pose": "import NO_POSE_AUGMENTATION, augment_pose",
-        "learning_rate=5e-5": "learning_rate=5e-3",
-        "lr=5e-5": "lr=5e-3",
-        "num_train_epochs=10": "num_train_epochs=45",
-        "logging_steps=10": "logging_steps=1, disable_tqdm=True",
-        "augment = partial(augment_dense, size=size": "augment = partial(fit_to_network, size=size)  # ",
-    }
     for old, new in swaps.items():
         code = code.replace(old, new)
     return code
 
 
-@pytest.mark.parametrize("task", ("pose", "segmentation", "depth", "normal"))
-def test_example(task, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_tree(tmp_path / "my_data")
-    write_tree(tmp_path / "my_data_val", count=3)
+LAYOUTS = {
+    'keypoint_layout("coco")': 'keypoint_layout("my_data/keypoints.layout.json")',
+    'class_layout("goliath28")': 'class_layout("my_data/classes.layout.json")',
+}
+# Rates and lengths for a tiny model, and no augmentation, to overfit.
+OVERFIT = LAYOUTS | {
+    "options=PoseAugmentation())": "options=NO_POSE_AUGMENTATION)",
+    "learning_rate=5e-5": "learning_rate=5e-3",
+    "lr=5e-5": "lr=5e-3",
+    "num_train_epochs=10": "num_train_epochs=45",
+    "logging_steps=10": "logging_steps=1, disable_tqdm=True",
+    "augment = partial(augment_dense, size=size": "augment = partial(fit_to_network, size=size)  # ",
+}
+
+
+def run_example(task: str, swaps: dict[str, str]) -> dict:
+    """Run the code of a task on a small tree in the working folder; returns its variables."""
+    write_tree(Path("my_data"))
+    write_tree(Path("my_data_val"), count=3)
     torch.manual_seed(0)
     config = sapiens_hf.SapiensConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=[64, 48],
@@ -52,7 +55,21 @@ def test_example(task, tmp_path, monkeypatch):
     )  # fmt: skip
     getattr(sapiens_hf, MODEL_CLASSES[task])(config).save_pretrained("my_checkpoint")
     names: dict = {}
-    exec(compile(example(task), f"docs/training.md, {task}", "exec"), names)
+    exec(compile(example(task, swaps), f"docs/training.md, {task}", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("task", ("pose", "segmentation", "depth", "normal"))
+def test_example_with_its_own_augmentation(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_example(task, LAYOUTS | {"num_train_epochs=10": "max_steps=2"})
+    assert names["trainer"].state.global_step == 2 and np.isfinite(names["results"]["eval_loss"])
+
+
+@pytest.mark.parametrize("task", ("pose", "segmentation", "depth", "normal"))
+def test_example(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_example(task, OVERFIT)
     curve = [line["loss"] for line in names["trainer"].state.log_history if "loss" in line]
     assert len(curve) == 90 and np.mean(curve[-4:]) < 0.5 * np.mean(curve[:4])
     expected = {"pose": "eval_pck", "segmentation": "eval_mean_iou", "depth": "eval_delta1", "normal": "eval_mean"}
