@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from training_helpers import CLASSES, SIZE, person, write_tree
 
-from training.check_data import Report, Votes, main, rim_of
+from training.check_data import Report, Votes, check, main, rim_of
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def test_what_is_counted(tree, capsys):
     facts = run(capsys, tree, "depth")[1]["facts"]
     assert facts["depth on people"].startswith("2") and facts["larger is"] == "farther (100% of 6 samples)"
     facts = run(capsys, tree, "normal")[1]["facts"]
-    assert facts["order of the components"] == "x, y, z" and facts["y points"] == "up (100% of 6 samples)"
+    assert facts["order of the components"] == "x, y, z (100% of 6 samples)"
+    assert facts["y points"] == "up (100% of 6 samples)"
 
 
 def change_normals(tree, change, count=6):
@@ -58,19 +59,35 @@ def change_normals(tree, change, count=6):
 
 
 @pytest.mark.parametrize(
-    "change, count, problem",
+    "change, count, problem, files",
     [
-        (lambda n: n[..., ::-1], 6, r"components look like \(z, y, x\), expected \(x, y, z\)"),
-        (lambda n: n[..., [1, 0, 2]], 6, r"look like \(y, x, z\)"),
-        (lambda n: n * np.float32([1, -1, 1]), 3, "y points up in 50% of the samples: conventions are mixed"),
-        (lambda n: n * np.float32([1, 1, -1]), 2, "z points toward the camera in 67% of the samples"),
+        (lambda n: n[..., ::-1], 6, r"components look like \(z, y, x\), expected \(x, y, z\), in 6 samples", range(6)),
+        (lambda n: n[..., ::-1], 2, r"look like \(z, y, x\), expected \(x, y, z\), in 2 samples", (0, 1)),
+        (lambda n: n[..., [1, 0, 2]], 1, r"look like \(y, x, z\), .* in 1 samples", (0,)),
+        (lambda n: n[..., [2, 0, 1]], 5, r"look like \(z, x, y\), .* in 5 samples", range(5)),
+        (lambda n: n * np.float32([-1, 1, 1]), 2, "mixed: x points right in 4 samples, but left in 2 samples", (0, 1)),
+        (lambda n: n * np.float32([1, -1, 1]), 3, "y points up in 3 samples, but down in 3 samples", range(3)),
+        (lambda n: n * np.float32([1, 1, -1]), 5, "z points away .* in 5 samples, but toward .* in 1 samples", (5,)),
     ],
 )
-def test_axes_of_normals(tree, capsys, change, count, problem):
+def test_axes_of_normals(tree, capsys, change, count, problem, files):
     change_normals(tree, change, count)
     status, report = run(capsys, tree, "normal")
-    assert status == 1 and len(report["problems"]) == 1
+    assert status == 1 and len(report["problems"]) == 1 and report["warnings"] == []
     assert re.search(problem, report["problems"][0])
+    assert re.findall(r"p00(\d)\.png", report["problems"][0]) == [str(i) for i in files]
+
+
+def test_normals_that_show_no_axes(tree, capsys):
+    change_normals(tree, lambda n: np.where(n.any(axis=-1, keepdims=True), np.float32([0, 0.6, 0.8]), 0), 5)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[40:48, 30:36] = 255  # too little of a person to have a vote, even in another order
+    Image.fromarray(mask).save(tree / "masks" / "p005.png")
+    normals = np.load(tree / "normals" / "p005.npy")[..., ::-1]
+    np.save(tree / "normals" / "p005.npy", np.ascontiguousarray(normals))
+    status, report = run(capsys, tree, "normal")
+    assert status == 0 and report["facts"]["order of the components"] == "unknown"
+    assert report["warnings"] == ["Order and signs of the components cannot be told: no sample shows them clearly."]
 
 
 def test_another_convention_is_a_warning(tree, capsys):
@@ -79,19 +96,63 @@ def test_another_convention_is_a_warning(tree, capsys):
     assert status == 0 and [text[:15] for text in report["warnings"]] == ["y points down; ", "z points away f"]
 
 
-def test_inverse_and_constant_depth(tree, capsys):
-    for path in (tree / "depths").iterdir():
-        depth = np.load(path)
-        np.save(path, np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0).astype(np.float32))
+def change_depths(tree, change, count=6):
+    for path in sorted((tree / "depths").iterdir())[:count]:
+        np.save(path, change(np.load(path)).astype(np.float32))
+
+
+@pytest.mark.parametrize("count, larger", [(6, "nearer (100%"), (3, "farther (50%"), (1, "farther (83%")])
+def test_inverse_depth(tree, capsys, count, larger):
+    change_depths(tree, lambda depth: np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0), count)
     status, report = run(capsys, tree, "depth")
-    assert (
-        status == 1 and "inverse depth" in report["problems"][0] and report["facts"]["larger is"].startswith("nearer")
-    )
-    for path in (tree / "depths").iterdir():
-        np.save(path, np.full(SIZE, -4, np.float32))
+    assert status == 1 and len(report["problems"]) == 1 and report["facts"]["larger is"] == f"{larger} of 6 samples)"
+    assert f"inverse depth (disparity), larger at outlines than further in, in {count} samp" in report["problems"][0]
+    assert len(re.findall(r"p00\d\.png", report["problems"][0])) == count
+
+
+def test_constant_depth(tree, capsys):
+    change_depths(tree, lambda depth: np.full(SIZE, -4))
     status, report = run(capsys, tree, "depth")
-    assert [("depth is -4 on the whole person" in text) for text in report["problems"]] == [True] * 6
-    assert "0 or negative" in report["warnings"][0] and report["facts"]["larger is"] == "unknown"
+    assert status == 1 and report["facts"]["larger is"] == "unknown"
+    assert [("depth is -4 on the whole person" in text) for text in report["problems"]] == [True] * 6 + [False]
+    assert "0 or negative, in number over 1% of the pixels of people, in 6 samples" in report["problems"][6]
+
+
+def with_holes(value, rows):
+    def change(depth):
+        depth[rows] = value
+        return depth
+
+    return change
+
+
+def test_zeros_on_people(tree, capsys):
+    change_depths(tree, with_holes(0, slice(30, 60, 2)), 2)
+    status, report = run(capsys, tree, "depth")
+    assert status == 1 and len(report["problems"]) == 1 and report["facts"]["larger is"].startswith("farther (100%")
+    assert re.search(r"0 or negative, .* in 2 samples: \S*p000\.png \(\d+ pixels\), \S*p001", report["problems"][0])
+    depth = np.load(tree / "depths" / "p002.npy")
+    depth[48, 40] = 0
+    np.save(tree / "depths" / "p002.npy", depth)
+    change_depths(tree, lambda depth: np.where(depth == 0, 3, depth), 2)
+    status, report = run(capsys, tree, "depth")
+    assert status == 0 and re.search(r"a few pixels in 1 samples: \S*p002\.png \(1 pixels\)\.", report["warnings"][0])
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+def test_depth_that_is_not_finite_without_masks(tree, capsys, value):
+    change_depths(tree, with_holes(value, slice(30, 60)), 1)
+    assert "p000.npy: depth has" in run(capsys, tree, "depth")[1]["problems"][0]
+    for path in (tree / "masks").iterdir():
+        path.unlink()
+    (tree / "masks").rmdir()
+    status, report = run(capsys, tree, "depth")
+    assert status == 1 and len(report["problems"]) == 1 and report["facts"]["samples looked at"] == 6
+    assert re.search(r"NaN or infinite, .* in 1 samples: \S*p000\.png \(2400 pixels\)\.", report["problems"][0])
+    change_depths(tree, lambda depth: np.where(np.isfinite(depth), depth, 0), 1)
+    change_depths(tree, with_holes(value, (48, 40)), 2)
+    status, report = run(capsys, tree, "depth")
+    assert status == 0 and "NaN or infinite on a few pixels in 2 samples" in report["warnings"][0]
 
 
 def test_bad_files_are_listed_and_the_others_still_looked_at(tree, capsys):
@@ -161,22 +222,92 @@ def test_streams_and_text(tmp_path, capsys):
     assert text.strip().endswith("1 problems, 1 warnings")
 
 
-def test_an_unknown_task_is_named(tree):
-    with pytest.raises(ValueError, match="unknown task 'normals'. Did you mean 'normal'"):
-        main([str(tree), "--task", "normals"])
+def test_names_without_a_side(tree, capsys):
+    layout = tree / "sides.json"
+    layout.write_text(json.dumps({"names": ["nose", "a", "b", "c", "d"]}))
+    status, report = run(capsys, tree, "pose", "--keypoint_set", str(layout))
+    assert status == 0 and "No keypoint of sides has a side in its name" in report["warnings"][0]
+    for content in ({"flip_pairs": [[1, 2]]}, {"names": ["nose", "LeftHand", "RightHand", "LFoot", "RFoot"]}):
+        layout.write_text(json.dumps({"names": ["nose", "a", "b", "c", "d"]} | content))
+        assert run(capsys, tree, "pose", "--keypoint_set", str(layout))[1]["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--task", "normals"], "unknown task 'normals'. Did you mean 'normal'"),
+        ([], "arguments are required: --task"),
+        (["--task", "pose", "--keypoint_set", "coko"], "coko"),
+        (["--task", "pose", "--keypoint_set", "nowhere.json"], "no label file nowhere.json"),
+        (["--task", "depth", "--limmit", "3"], "unknown option '--limmit'. Did you mean '--limit'"),
+        (["--task", "depth", "--limit", "0"], "--limit is 0; expected at least 1"),
+        (["--task", "depth", "--columns", "image"], "--columns takes name=VALUE, got 'image'"),
+    ],
+)
+def test_a_wrong_command_line(tree, capsys, given, message):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tree), *given])
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(given)
+    assert "arguments are required: --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (ConnectionError("no route"), "cannot be read as depth data: ConnectionError: no route."),
+        (KeyError("id"), "cannot be read as depth data: KeyError: 'id'."),
+        (RuntimeError("broken."), "cannot be read as depth data: RuntimeError: broken."),
+        (ImportError("Tables need it."), "Tables need it."),
+    ],
+)
+def test_no_error_of_opening_is_a_traceback(capsys, monkeypatch, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("training.check_data.open_samples", fail)
+    assert main(["somewhere", "--task", "depth"]) == 1
+    assert f"PROBLEM  {message}" in capsys.readouterr().out.replace("somewhere ", "")
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda content: content["annotations"][0].update(bbox=None),
+        lambda content: content["annotations"][0].update(bbox=["1", "2", "3", "4"]),
+        lambda content: content["annotations"][0].update(keypoints=None),
+        lambda content: content["images"][1].pop("file_name"),
+        lambda content: content["images"][1].pop("id"),
+        lambda content: content["categories"][0].pop("id"),
+    ],
+)
+def test_broken_annotation_files(tree, capsys, break_it):
+    content = json.loads((tree / "annotations.json").read_text())
+    break_it(content)
+    (tree / "annotations.json").write_text(json.dumps(content))
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and len(report["problems"]) == 1 and str(tree) in report["problems"][0]
+
+
+def test_other_errors_of_samples_are_listed():
+    def fail():
+        raise KeyError("id")
+
+    report = check([fail] * 20, "depth")
+    assert report.facts["samples that cannot be used"] == 20 and len(report.problems) == 8
+    assert report.problems[1] == "Sample 2 cannot be read: KeyError: 'id'."
 
 
 def test_an_empty_list_is_a_problem():
-    from training.check_data import check
-
     report = check([], "depth")
     assert report.problems == ["The data set is empty."] and "0 warnings" in report.text()
-    assert Report().text() == "0 problems, 0 warnings" and Votes().words("a", "b") == "unknown"
+    assert Report().text() == "0 problems, 0 warnings" and Votes("a").words() == "unknown"
 
 
 def test_the_rim_points_out_and_ends_at_the_border():
     mask = np.zeros((40, 30), bool)
     mask[10:, 5:25] = True  # cut off by the lower border
-    rim, outward = rim_of(mask)
-    assert rim[20, 5] and rim[20, 24] and rim[10, 15] and not rim[39, 15]
+    rim, outward, width = rim_of(mask)
+    assert width == 1.5 and rim[20, 5] and rim[20, 24] and rim[10, 15] and not rim[39, 15]
     assert outward[20, 5, 0] < -0.9 and outward[20, 24, 0] > 0.9 and outward[10, 15, 1] < -0.9

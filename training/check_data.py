@@ -3,7 +3,8 @@
     python -m training.check_data my_normals --task normal
     python -m training.check_data coco/annotations/person_keypoints_val2017.json --task pose --keypoint_set coco
 
-Prints facts, warnings and problems, and ends with status 1 if there is a problem.
+Prints facts, warnings and problems, names the files, and ends with status 1 if there is a problem, or 2 if the
+command line is wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,15 +22,22 @@ import numpy as np
 from scipy import ndimage
 from transformers import HfArgumentParser
 
-from .formats import TASKS, BadSampleError, CocoKeypoints, Sample
-from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout, missing_pairs
+from .formats import TASKS, BadSampleError, CocoKeypoints, FolderTree, Sample, read_array
+from .layouts import ClassLayout, KeypointLayout, class_layout, has_side, keypoint_layout, missing_pairs
 from .options import check_names, parse_values
 from .sources import open_samples
 from .tables import COLUMNS, StreamSamples
 
-# A sign or an order that fewer than this share of the samples agree on is mixed.
-AGREEMENT = 0.8
+# Where the axes of normals point: as in the synthetic humans, and the other way.
+WAYS = {"x": ("right", "left"), "y": ("up", "down"), "z": ("toward the camera", "away from the camera")}
 RIM_SHARE = 0.12
+# What a sample must show to have a vote, from 270 synthetic pictures and 1800 close or coarse views of them: on whole
+# people none votes wrongly, of all with so many pixels one in a thousand.
+MIN_RIM_PIXELS = 50  # that face sideways, and so many that face up or down
+MIN_ORDER_LEAD, MIN_SLOPE = 0.4, 0.2  # of 3, and of 1
+MIN_PAIRS, MIN_PAIRS_SHARE = 100, 0.6
+# Holes in depth on more of a person than this spoil its range.
+MAX_HOLES = 0.01
 SHOWN = 8
 
 
@@ -36,8 +45,8 @@ SHOWN = 8
 class CheckOptions:
     """Options of check_data."""
 
-    data: str = field(default="", metadata={"help": "as --train_data of the scripts"})
-    task: str = field(default="", metadata={"help": ", ".join(TASKS)})
+    data: str = field(metadata={"help": "as --train_data of the scripts"})
+    task: str = field(metadata={"help": ", ".join(TASKS)})
     split: str = field(default="train", metadata={"help": "split, where there are several"})
     keypoint_set: str = field(default="coco", metadata={"help": "pose: as in finetune_pose"})
     class_set: str = field(default="goliath28", metadata={"help": "segmentation: as in finetune_segmentation"})
@@ -80,16 +89,22 @@ def check(samples: Iterable[Any], task: str, layout: KeypointLayout | ClassLayou
                 f"{len(alone)} labels have a side but no partner that a mirrored image would exchange them with: "
                 f"{_some(alone)}. Add flip_pairs (keypoints) or swap_pairs (classes) to the layout."
             )
+        if isinstance(layout, KeypointLayout) and not pairs and not any(map(has_side, layout.names)):
+            report.warnings.append(
+                f"No keypoint of {layout.name} has a side in its name (left_x, LeftX, l_x), so a mirrored image "
+                "exchanges none. If there are lefts and rights, add flip_pairs to the layout."
+            )
     statistics = STATISTICS[task](layout)
     sizes, count, bad = [], 0, 0
     for get in samples:
         count += 1
         try:
             sample = get()
-        except BadSampleError as error:
+        except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
             bad += 1
             if bad <= SHOWN:
-                report.problems.append(str(error))
+                named = isinstance(error, BadSampleError)
+                report.problems.append(str(error) if named else f"Sample {count} cannot be read: {_words(error)}.")
             continue
         sizes.append(sample["image"].shape[:2])
         sizes = [tuple(np.min(sizes, axis=0)), tuple(np.max(sizes, axis=0))]
@@ -182,37 +197,57 @@ class SegmentationStatistics:
 
 
 class DepthStatistics:
-    """The range of depth, and whether larger is farther."""
+    """The range of depth, whether larger is farther, and holes."""
 
     def __init__(self, layout: None = None):
-        self.low, self.high, self.shares, self.farther = np.inf, -np.inf, [], Votes()  # type: ignore[var-annotated]
+        self.low, self.high, self.shares, self.farther = np.inf, -np.inf, [], Votes("farther")  # type: ignore[var-annotated]
+        # By what is wrong: samples that have some of it, and those that have too much.
+        self.holes = {kind: (Votes(kind), Votes(kind)) for kind in ("0 or negative", "NaN or infinite")}
 
     def add(self, sample: Sample, report: Report) -> None:
         """Measure one map."""
-        mask, depth = sample["mask"], sample["depth"]
+        mask, depth, name = sample["mask"], sample["depth"], sample["name"]
         values = depth[mask]
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         self.shares = _extend_range(self.shares, float(mask.mean()))
+        for kind, count in zip(self.holes, ((values <= 0).sum(), sample.get("num_not_finite", 0)), strict=True):
+            if count:
+                self.holes[kind][int(count > MAX_HOLES * values.size)].add(kind, f"{name} ({count} pixels)")
         if values.max() == values.min():
-            _limited(report, f"{sample['name']}: depth is {values.min():g} on the whole person.")
+            _limited(report, f"{name}: depth is {values.min():g} on the whole person.")
             return
-        # A body bends away from the camera at its outline, so depth grows toward the rim.
-        rim, _ = rim_of(mask)
-        inner = mask & ~rim
-        if rim.any() and inner.any():
-            self.farther.add(float(np.median(depth[rim]) - np.median(depth[inner])))
+        # A body bends away from the camera at its outline: depth grows from a place further in to the rim.
+        rim, outward, width = rim_of(mask)
+        rows, columns = np.nonzero(rim)
+        inner = np.rint(np.stack([rows, columns]) - 2 * width * outward[rim].T[::-1]).astype(int)
+        inner_rows, inner_columns = np.clip(inner, 0, np.array(mask.shape)[:, None] - 1)
+        usable = (mask & ~rim & (depth > 0))[inner_rows, inner_columns] & (depth[rim] > 0)
+        if usable.sum() >= MIN_PAIRS:
+            growth = np.sign(depth[rim] - depth[inner_rows, inner_columns])[usable].mean()
+            self.farther.add(_clear(growth, "farther", "nearer", 2 * MIN_PAIRS_SHARE - 1), name)
 
     def finish(self, report: Report) -> None:
         """Report them."""
         report.facts["depth on people"] = f"{self.low:.4g} to {self.high:.4g}"
         report.facts["share of the picture that is people"] = _range_text(self.shares)
-        report.facts["larger is"] = self.farther.words("farther", "nearer")
-        if self.low <= 0:
-            report.warnings.append("Depth is 0 or negative somewhere on a person; is it distance along z?")
-        if self.farther.share <= 1 - AGREEMENT and self.farther.count:
+        report.facts["larger is"] = self.farther.words()
+        for kind, (few, many) in self.holes.items():
+            hint = (
+                "Is it distance along z? Leave the holes out of the masks."
+                if kind == "0 or negative"
+                else "Without masks they count as background: fill holes, write 0 where nobody is, or add masks/."
+            )
+            if few.count:
+                report.warnings.append(f"Depth is {kind} on a few pixels in {few.who(kind)}. {hint}")
+            if many.count:
+                report.problems.append(
+                    f"Depth is {kind}, in number over {MAX_HOLES:.0%} of the pixels of people, in {many.who(kind)}. "
+                    f"{hint}"
+                )
+        if self.farther.counts["nearer"]:
             report.problems.append(
-                "Depth looks like inverse depth (disparity): outlines are larger than the middle of the body in few "
-                "of the samples. The model learns that larger is farther: store 1 / value."
+                "Depth looks like inverse depth (disparity), larger at outlines than further in, in "
+                f"{self.farther.who('nearer')}. The model learns that larger is farther: store 1 / value."
             )
 
 
@@ -221,86 +256,96 @@ class NormalStatistics:
 
     def __init__(self, layout: None = None):
         self.shares: list[float] = []
-        self.x, self.y, self.z = Votes(), Votes(), Votes()
-        # How much each stored component follows the picture's columns, rows, and the line of sight.
-        self.follows = np.zeros((3, 3))
+        self.order = Votes("x, y, z")
+        self.signs = {letter: Votes(way) for letter, (way, _) in WAYS.items()}
 
     def add(self, sample: Sample, report: Report) -> None:
         """Measure one map."""
-        mask, normals = sample["mask"], sample["normals"]
+        mask, normals, name = sample["mask"], sample["normals"], sample["name"]
         self.shares = _extend_range(self.shares, float(mask.mean()))
-        rim, outward = rim_of(mask)
-        if not rim.any():
+        rim, outward, _ = rim_of(mask)
+        inner = mask & ~rim
+        sideways = outward[rim] * (1, -1)  # right and up; rows count down
+        evidence = (sideways**2).sum(axis=0)
+        if evidence.min() < MIN_RIM_PIXELS or not inner.any():
             return
-        sideways = normals[rim].T @ outward[rim] / np.count_nonzero(rim)  # (3, 2): component by column, row
-        facing = normals[mask & ~rim].mean(axis=0) if (mask & ~rim).any() else normals[mask].mean(axis=0)
-        self.follows += np.abs(np.column_stack([sideways, facing]))
-        self.x.add(sideways[0, 0])
-        self.y.add(-sideways[1, 1])  # rows count down
-        self.z.add(facing[2])
+        # How much each stored component follows right, up, and the line of sight: (3 components, 3 axes).
+        follows = np.column_stack([normals[rim].T @ sideways / evidence, normals[inner].mean(axis=0)])
+        scores = {p: sum(abs(follows[p[axis], axis]) for axis in range(3)) for p in itertools.permutations(range(3))}
+        second, best = sorted(scores, key=scores.__getitem__)[-2:]
+        if best != (0, 1, 2):
+            second = (0, 1, 2)
+        if scores[best] - scores[second] < MIN_ORDER_LEAD:
+            return
+        self.order.add(", ".join("xyz"[best.index(component)] for component in range(3)), name)
+        if best == (0, 1, 2):
+            for axis, (letter, ways) in enumerate(WAYS.items()):
+                self.signs[letter].add(_clear(follows[axis, axis], *ways, MIN_SLOPE), name)
 
     def finish(self, report: Report) -> None:
         """Report them."""
         report.facts["share of the picture that is people"] = _range_text(self.shares)
-        order = max(
-            itertools.permutations(range(3)), key=lambda p: sum(self.follows[p[axis], axis] for axis in range(3))
-        )
-        names = ["", "", ""]
-        for axis, component in zip("xyz", order, strict=True):
-            names[component] = axis
-        report.facts["order of the components"] = ", ".join(names)
-        if order != (0, 1, 2):
+        report.facts["order of the components"] = self.order.words()
+        if not self.order.count:
+            report.warnings.append("Order and signs of the components cannot be told: no sample shows them clearly.")
+        for order in sorted(set(self.order.counts) - {self.order.expected}):
             report.problems.append(
-                f"The components look like ({', '.join(names)}), expected (x, y, z): a mirrored image negates the "
-                "first, which must be x."
+                f"The components look like ({order}), expected (x, y, z), in {self.order.who(order)}. A mirrored "
+                "image negates the first, which must be x."
             )
-            return
-        signs = {
-            "x": (self.x, "right", "left"),
-            "y": (self.y, "up", "down"),
-            "z": (self.z, "toward the camera", "away from the camera"),
-        }
-        for axis, (votes, positive, negative) in signs.items():
-            report.facts[f"{axis} points"] = votes.words(positive, negative)
-            if votes.is_mixed:
+        for letter, votes in self.signs.items():
+            report.facts[f"{letter} points"] = votes.words()
+            most = votes.most
+            for other in set(votes.counts) - {most}:
                 report.problems.append(
-                    f"{axis} points {positive} in {votes.share:.0%} of the samples: conventions are mixed."
+                    f"Conventions are mixed: {letter} points {most} in {votes.counts[most]} samples, but {other} in "
+                    f"{votes.who(other)}."
                 )
-            elif votes.share < 0.5:
+            if len(votes.counts) == 1 and most != votes.expected:
                 report.warnings.append(
-                    f"{axis} points {negative}; here and in the synthetic humans it points {positive}. Train all data "
-                    "with one convention, and a released checkpoint with its own."
+                    f"{letter} points {most}; here and in the synthetic humans it points {votes.expected}. Train all "
+                    "data with one convention, and a released checkpoint with its own."
                 )
 
 
-@dataclass
 class Votes:
-    """How many samples have a positive value."""
+    """Which answer each sample gives, with the names of the first few of each."""
 
-    count: int = 0
-    positive: int = 0
+    def __init__(self, expected: str):
+        self.expected = expected
+        self.counts: Counter[str] = Counter()
+        self.names: dict[str, list[str]] = {}
 
-    def add(self, value: float) -> None:
-        """Count one sample."""
-        self.count += 1
-        self.positive += value > 0
+    def add(self, answer: str | None, name: str) -> None:
+        """Count one sample; None has no vote."""
+        if answer is not None:
+            self.counts[answer] += 1
+            names = self.names.setdefault(answer, [])
+            names.append(name) if len(names) < SHOWN else None
 
     @property
-    def share(self) -> float:
-        """Share of the samples that are positive, 0 for none."""
-        return self.positive / self.count if self.count else 0.0
+    def count(self) -> int:
+        """Number of samples with a vote."""
+        return self.counts.total()
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether neither sign has a clear majority."""
-        return self.count > 0 and 1 - AGREEMENT < self.share < AGREEMENT
+    def most(self) -> str:
+        """The answer of most samples; of equals, the expected one."""
+        return max(self.counts, key=lambda answer: (self.counts[answer], answer == self.expected), default="unknown")
 
-    def words(self, positive: str, negative: str) -> str:
-        """The sign in words."""
-        if not self.count:
-            return "unknown"
-        share = max(self.share, 1 - self.share)
-        return f"{positive if self.share >= 0.5 else negative} ({share:.0%} of {self.count} samples)"
+    def words(self) -> str:
+        """The answer of most samples and their share."""
+        share = self.counts[self.most] / max(self.count, 1)
+        return f"{self.most} ({share:.0%} of {self.count} samples)" if self.count else "unknown"
+
+    def who(self, answer: str) -> str:
+        """How many samples gave an answer, and the first few of them."""
+        return f"{self.counts[answer]} samples: {_some(self.names[answer], self.counts[answer])}"
+
+
+def _clear(value: float, positive: str, negative: str, least: float) -> str | None:
+    """The answer of a value that is far enough from 0."""
+    return (positive if value > 0 else negative) if abs(value) >= least else None
 
 
 STATISTICS: dict[str, Any] = {
@@ -311,18 +356,20 @@ STATISTICS: dict[str, Any] = {
 }
 
 
-def rim_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The outer part of a mask, and the direction out of it.
+def rim_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The outer part of a mask, the direction out of it, and how wide it is.
 
     Returns:
         rim (height, width) bool: an eighth of the deepest distance to the outline; where the mask meets the border of
         the picture it has no outline. outward (height, width, 2): unit vectors (x, y) in picture axes, y down.
+        width in pixels.
     """
     distance = ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1]
     rows, columns = np.gradient(ndimage.gaussian_filter(distance, 1.0))
     outward = -np.stack([columns, rows], axis=-1)
     outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-6)
-    return mask & (distance <= max(1.5, RIM_SHARE * distance.max())), outward
+    width = max(1.5, RIM_SHARE * float(distance.max()))
+    return mask & (distance <= width), outward, width
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -330,13 +377,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and not given[0].startswith("-"):
         given = ["--data", *given]
-    (options,) = HfArgumentParser(CheckOptions, description=__doc__).parse_args_into_dataclasses(args=given)
-    check_names("task", [options.task], TASKS, "--task")
-    layout = None
-    if options.task == "pose":
-        layout = keypoint_layout(options.keypoint_set)
-    elif options.task == "segmentation":
-        layout = class_layout(options.class_set)
+    parser = HfArgumentParser(CheckOptions, description=__doc__)
+    options, unknown = parser.parse_args_into_dataclasses(args=given, return_remaining_strings=True)
+    layout: KeypointLayout | ClassLayout | None = None
+    try:
+        if unknown:
+            names = [f"--{entry.name}" for entry in dataclasses.fields(CheckOptions)]
+            check_names("option", unknown[:1], names, "arguments")
+        check_names("task", [options.task], TASKS, "--task")
+        if options.limit is not None and options.limit < 1:
+            raise ValueError(f"--limit is {options.limit}; expected at least 1.")
+        columns = parse_values(options.columns, list(COLUMNS), "--columns")
+        if options.task == "pose":
+            layout = keypoint_layout(options.keypoint_set)
+        elif options.task == "segmentation":
+            layout = class_layout(options.class_set)
+    except ValueError as error:
+        parser.error(str(error))  # ends with status 2
     try:
         samples = open_samples(
             options.data,
@@ -345,14 +402,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.split,
             image_folder=options.image_folder,
             streaming=options.streaming,
-            columns=parse_values(options.columns, list(COLUMNS), "--columns"),
+            columns=columns,
         )
         report = check(_getters(samples, options.limit), options.task, layout)
         if isinstance(samples, CocoKeypoints) and samples.left_out:
             left = ", ".join(f"{count} {reason}" for reason, count in samples.left_out.items())
             report.facts["people left out"] = left
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, ImportError) as error:
         report = Report(problems=[str(error)])
+    except Exception as error:  # whatever a broken file, a lost connection or a library of a data format raises
+        report = Report(problems=[f"{options.data} cannot be read as {options.task} data: {_words(error)}."])
     print(json.dumps(dataclasses.asdict(report), default=str) if options.as_json else report.text())
     return 1 if report.problems else 0
 
@@ -370,7 +429,16 @@ def _getters(samples: Any, limit: int | None) -> Iterable[Any]:
         return
     count = len(samples)
     chosen = range(count) if limit is None or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
-    yield from (lambda index=int(index): samples[index] for index in chosen)
+    yield from (lambda index=int(index): _sample(samples, index) for index in chosen)
+
+
+def _sample(samples: Any, index: int) -> Sample:
+    """A sample, with the number of depth values that the reader took for background as they are not finite."""
+    sample = samples[index]
+    if isinstance(samples, FolderTree) and samples.task == "depth" and len(samples.folders) == 2:  # no masks
+        path = samples.folders[1] / samples.files[index][1]
+        sample["num_not_finite"] = int((~np.isfinite(read_array(path, str(path)))).sum())
+    return sample
 
 
 def _raiser(error: BadSampleError) -> Any:
@@ -385,8 +453,13 @@ def _limited(report: Report, text: str) -> None:
         report.problems.append(text)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def _some(names: Sequence[str], count: int | None = None) -> str:
+    count = len(names) if count is None else count
+    return ", ".join(names[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 def _extend_range(values: list[float], value: float) -> list[float]:
