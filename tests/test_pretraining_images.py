@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+from training import pretrain_data
+from training.checkpoints import read_metrics
 from training.curate_humans import upright
-from training.pretrain_data import BadImageError, CropOptions, crop_image, open_image
+from training.data import StepPlan
+from training.pretrain_data import BadImageError, CropOptions, ImageLoader, crop_image, open_image
+from training.pretrain_sources import Mixture, StreamSource
 
+ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = CropOptions((64, 48))
 
 
@@ -72,3 +85,93 @@ def test_the_first_frame_of_a_phones_photograph_is_used():
         with pytest.raises(BadImageError, match="x: animated .3 frames"):
             open_image(encoded(kind, 3), "x", OPTIONS)
         assert used(encoded(kind)).shape == (64, 48, 3)
+
+
+# -------------------------------------------------------------------------------------------------------------- loader
+class Listed:
+    """A source at hand of given contents."""
+
+    name = "list"
+
+    def __init__(self, contents: list[bytes]):
+        self.contents = contents
+
+    def __len__(self):
+        return len(self.contents)
+
+    def raw(self, index):
+        return f"list[{index}]", self.contents[index]
+
+
+def streamed(contents: list[bytes | None]) -> StreamSource:
+    """A stream of given contents in four shards."""
+
+    def rows(shards):
+        for shard in shards:
+            for place in range(shard, len(contents), 4):
+                yield {"image": contents[place], "name": str(place)}
+
+    return StreamSource(datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": [0, 1, 2, 3]}), "stream")
+
+
+class Heard(logging.Handler):
+    """What the loader says; transformers' loggers do not propagate."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def heard():
+    handler = Heard()
+    pretrain_data.logger.addHandler(handler)
+    yield handler.messages
+    pretrain_data.logger.removeHandler(handler)
+
+
+def loader_of(source, batch_size: int, workers: int = 0, num_samples: int | None = None, **plan) -> ImageLoader:
+    mixture = Mixture([source], samples_per_epoch=num_samples)
+    return ImageLoader(mixture, OPTIONS, 16, StepPlan(len(mixture), batch_size, **plan), workers)
+
+
+@pytest.mark.parametrize("source", [Listed, streamed])
+def test_rows_without_an_image_are_counted_and_named(source, heard):
+    contents = [encoded("JPEG")] * 8
+    contents[3] = None
+    loader = loader_of(source(contents), 4, num_samples=8)
+    assert len(list(loader)) == 2 and loader.counts["unreadable"] == loader.counts["replaced"] == 1
+    (message,) = heard
+    assert "[3]: unreadable (its row holds no image)" in message
+
+
+def test_workers_leave_signals_to_the_main_process(tmp_path):
+    """SIGTERM to the whole process group, as launchers send it: the run ends after its step, with a checkpoint."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(6):
+        picture(index).save(folder / f"{index}.jpg")
+    run = tmp_path / "run"
+    widths = ["hidden_size=32", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=72"]
+    widths += ["decoder_hidden_size=24", "decoder_num_hidden_layers=1", "decoder_num_attention_heads=3"]
+    command = [sys.executable, str(ROOT / "training" / "pretrain_mae.py"), "--train_data", str(folder)]
+    command += ["--output_dir", str(run), "--image_size", "64", "48", "--model_size", "tiny", "--config_overrides"]
+    command += [*widths, "--batch_size", "4", "--num_workers", "2", "--max_steps", "100000", "--log_every", "1"]
+    command += ["--save_every", "100000", "--pictures_every", "0", "--warmup_steps", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert int(saved.name[5:]) == read_metrics(metrics)[-1]["step"] >= 3, errors.decode()
+    assert "Traceback" not in errors.decode()

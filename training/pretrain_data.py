@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from sapiens_hf.image_loading_sapiens import EXIF_ORIENTATION
 
-from .data import StepPlan, sample_generator
+from .data import StepPlan, leave_signals, sample_generator
 from .formats import BadSampleError, read_rgb
 from .loop import TrainingStoppedError
 from .pretrain_sources import Ask, ImagePlan, Mixture
@@ -103,6 +103,8 @@ def open_image(raw: Any, name: str, options: CropOptions) -> Image.Image:
         BadImageError: says why it cannot be.
     """
     with reading(name):
+        if raw is None:
+            raise BadImageError(name, "unreadable", "its row holds no image")
         if isinstance(raw, np.ndarray):
             image = Image.fromarray(raw)
         else:
@@ -214,7 +216,7 @@ class ImageSet(Dataset):
     def _make(self, ask: Ask, donor: Ask) -> dict[str, Any]:
         """The crop and mask that belong to `ask`, of the image of `donor`."""
         name, raw = donor.name, donor.raw
-        if raw is None:
+        if donor.index >= 0:  # of a source at hand; a stream's row may hold None as well
             name, raw = self.mixture.sources[donor.source].raw(donor.index)  # type: ignore[union-attr]
         rng = sample_generator(self.seed, ask.epoch, ask.position)
         # A permutation, not random numbers: no two patches are equal, so no device sorts them otherwise.
@@ -268,6 +270,7 @@ class ImageLoader:
             num_workers=num_workers,
             collate_fn=collate_images,
             pin_memory=pin_memory,
+            worker_init_fn=leave_signals,
         )
         self.waited_s = 0.0
         self.counts: Counter[str] = Counter()
