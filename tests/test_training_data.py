@@ -24,7 +24,7 @@ from training.data import (
     make_loader,
     visible_in_crop,
 )
-from training.formats import BadSampleError, FaceSynthetics, FolderTree, read_maps, read_rgb
+from training.formats import BadSampleError, FaceSynthetics, FolderTree, image_suffixes, read_maps, read_mask, read_rgb
 from training.layouts import class_layout, keypoint_layout, missing_pairs, other_side, paired_by_name
 from training.sources import SyntheticSamples, open_samples
 from training.tables import StreamSamples, TableSamples, open_table
@@ -76,6 +76,44 @@ def test_masks_are_optional_and_images_may_be_of_any_kind(own):
         assert sample["image"].shape == (*SIZE, 3)
 
 
+@pytest.mark.parametrize("suffix, kind", [(".gif", "GIF"), (".JFIF", "JPEG"), (".ppm", "PPM"), (".tga", "TGA")])
+def test_pictures_of_rarer_kinds(own, suffix, kind):
+    for path in [*(own / "images").iterdir(), *(own / "masks").iterdir()]:
+        Image.open(path).save(path.with_suffix(suffix), format=kind)
+        path.unlink()
+    sample = FolderTree(own, "depth")[1]
+    assert sample["name"].endswith(f"p001{suffix}") and sample["image"].shape == (*SIZE, 3)
+    np.testing.assert_array_equal(sample["mask"], person(1)["mask"])
+
+
+def test_what_counts_as_a_picture(own):
+    found = image_suffixes()
+    assert found[:2] == (".jpg", ".jpeg") and {".png", ".gif", ".pgm"} < set(found) and len(found) == len(set(found))
+    assert not {".pdf", ".eps", ".ps", ".mpg", ".psd", ".ico", ".npy"} & set(found)
+    for name in ("images", "masks"):
+        (own / name / "p001.psd").touch()
+    assert len(FolderTree(own, "depth")) == 2
+
+
+@pytest.mark.parametrize("suffix, options", [(".jpg", {"quality": 60}), (".webp", {"quality": 40})])
+def test_masks_whose_compression_is_lossy(tmp_path, suffix, options):
+    mask = person(1)["mask"]
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"a{suffix}", **options)
+    stored = np.array(Image.open(tmp_path / f"a{suffix}").convert("L"))
+    assert ((stored > 0) != mask).mean() > 0.02  # the trap
+    assert (read_mask(tmp_path / f"a{suffix}") != mask).mean() < 0.002
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        np.testing.assert_array_equal(read_mask(image, "x"), read_mask(tmp_path / f"a{suffix}"))
+
+
+def test_masks_of_small_numbers(tmp_path):
+    mask = person(1)["mask"]
+    for value, name, options in ((1, "a.png", {}), (1, "b.webp", {"lossless": True}), (90, "c.png", {})):
+        Image.fromarray(mask.astype(np.uint8) * value).save(tmp_path / name, **options)
+        np.testing.assert_array_equal(read_mask(tmp_path / name), mask)
+    np.testing.assert_array_equal(read_mask(mask.astype(np.uint8)), mask)
+
+
 @pytest.mark.parametrize(
     "task, images, labels, split",
     [
@@ -109,8 +147,15 @@ def test_face_synthetics(tmp_path):
     np.testing.assert_array_equal(samples[2]["segmentation_map"], person(2)["segmentation_map"])
     assert samples.path(2).name == "000002.png"
     (tmp_path / "000001.png").unlink()
-    with pytest.raises(FileNotFoundError, match="no image 000001.png"):
+    with pytest.raises(FileNotFoundError, match="1 of 3 label maps are alone: 000001_seg.png"):
         FaceSynthetics(tmp_path)
+    Image.fromarray(person(1)["image"]).save(tmp_path / "000001.jpg", quality=95)
+    assert FaceSynthetics(tmp_path).path(1).name == "000001.jpg"
+    np.testing.assert_array_equal(FaceSynthetics(tmp_path)[1]["segmentation_map"], person(1)["segmentation_map"])
+    for index in (0, 2):
+        (tmp_path / f"{index:06d}_seg.png").unlink()
+    with pytest.raises(FileNotFoundError, match="2 of 3 images are alone: 000000.png, 000002.png. Expected"):
+        open_samples(str(tmp_path), "segmentation", class_layout("face_synthetics19"))
     with pytest.raises(FileNotFoundError, match=r"no \*_seg.png"):
         FaceSynthetics(tmp_path / "..")
 
@@ -308,7 +353,12 @@ def test_tables_from_disk_with_splits_and_named_columns(tmp_path):
     table("depth").to_parquet(tmp_path / "p" / "train.parquet")
     assert len(open_samples(str(tmp_path / "p"), "depth")) == 8
     stream = open_samples(str(tmp_path / "p"), "depth", streaming=True)
-    assert isinstance(stream, StreamSamples)
+    assert isinstance(stream, StreamSamples) and len(list(stream.rows(0))) == 8
+    first = open_samples(str(tmp_path / "p"), "depth", streaming=True, limit=3)
+    images = [[row["image"]["bytes"] for _, row in first.rows(epoch)] for epoch in range(4)]
+    expected = {row["image"]["bytes"] for row in open_samples(str(tmp_path / "p"), "depth").table.select(range(3))}
+    assert all(set(epoch) == expected for epoch in images)
+    assert len({tuple(epoch) for epoch in images}) > 1  # each epoch in an order of its own
 
 
 def test_sources_that_are_nowhere(tmp_path, monkeypatch):

@@ -26,9 +26,14 @@ from sapiens_hf.image_loading_sapiens import read_image
 
 Sample = dict[str, Any]
 TASKS = ("pose", "segmentation", "depth", "normal")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # the usual ones; see image_suffixes
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
-MASK_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
+# What PIL reads that is no picture, or lies beside pictures: documents, films, measurements, icons.
+NO_PICTURES = frozenset(
+    ("BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "PDF", "PSD", "WMF")
+)
+# Compression that may change values: around the 255 of a mask lie pixels of 1 to 10.
+LOSSY = frozenset(("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"))
 # Names that folders of a tree have in the original's data sets; {split} is "train" or "val".
 IMAGE_FOLDERS = (
     "images/{split}_images",
@@ -221,11 +226,11 @@ class FolderTree:
     ):
         self.root, self.task, self.num_labels, self.ignore_index = Path(root), task, num_labels, ignore_index
         folders = [_need_folder(self.root, names, split) for names in (IMAGE_FOLDERS, LABEL_FOLDERS[task])]
-        suffixes = [IMAGE_SUFFIXES, LABEL_SUFFIXES if task == "segmentation" else (".npy",)]
+        suffixes = [image_suffixes(), LABEL_SUFFIXES if task == "segmentation" else (".npy",)]
         if task != "segmentation":
             mask_folder = find_folder(self.root, MASK_FOLDERS, split)
             folders += [mask_folder] if mask_folder else []
-            suffixes += [MASK_SUFFIXES] if mask_folder else []
+            suffixes += [(*image_suffixes(), ".npy")] if mask_folder else []
         listings = [files_by_stem(folder, allowed) for folder, allowed in zip(folders, suffixes, strict=True)]
         check_pairs(folders, listings)
         self.folders = folders
@@ -248,34 +253,55 @@ class FolderTree:
 
 
 class FaceSynthetics:
-    """Microsoft's FaceSynthetics: `000000.png` with `000000_seg.png` beside it, 19 classes."""
+    """Microsoft's FaceSynthetics: `000000.png` (or another picture) with `000000_seg.png` beside it, 19 classes.
+
+    Raises:
+        FileNotFoundError: if there is no label map, or an image or a label map lacks its partner; names the first.
+        ValueError: if two files have the same stem.
+    """
 
     def __init__(self, root: str | Path, num_labels: int | None = 19, ignore_index: int = 255):
         self.root, self.num_labels, self.ignore_index = Path(root), num_labels, ignore_index
-        names = {path.name for path in self.root.glob("*.png")}
-        labels = sorted(name for name in names if name.endswith("_seg.png"))
-        self.names = [name.replace("_seg.png", ".png") for name in labels]
-        alone = sorted(set(self.names) - names)
-        if alone or not labels:
-            what = f"has no image {alone[0]} for its label map" if alone else "holds no *_seg.png"
-            raise FileNotFoundError(f"{self.root} {what}: expected NNNNNN.png with NNNNNN_seg.png.")
+        if next(self.root.glob("*_seg.png"), None) is None:
+            raise FileNotFoundError(f"{self.root} holds no *_seg.png: expected NNNNNN.png with NNNNNN_seg.png.")
+        files = files_by_stem(self.root, image_suffixes())
+        labels = {name.removesuffix("_seg.png"): name for name in files.values() if name.endswith("_seg.png")}
+        images = {stem: name for stem, name in files.items() if not name.endswith("_seg.png")}
+        for kind, have, lack in (("images", images, labels), ("label maps", labels, images)):
+            alone = sorted(have[stem] for stem in have.keys() - lack.keys())
+            if alone:
+                raise FileNotFoundError(
+                    f"{self.root}: {len(alone)} of {len(have)} {kind} are alone: {_first(alone)}. Expected NNNNNN.png "
+                    "with NNNNNN_seg.png; add the partners or take these files away."
+                )
+        self.names = [(images[stem], labels[stem]) for stem in sorted(labels)]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, index: int) -> Path:
         """File of the sample's image."""
-        return self.root / self.names[index]
+        return self.root / self.names[index][0]
 
     def __getitem__(self, index: int) -> Sample:
-        path = self.path(index)
-        label = path.with_name(f"{path.stem}_seg.png")
+        path, label = (self.root / name for name in self.names[index])
         sample: Sample = {"name": str(path), "image": read_rgb(path)}
         sample |= read_maps("segmentation", label, None, self.num_labels, self.ignore_index)
         return check_sizes(sample, str(label))
 
 
 # ------------------------------------------------------------------------------------------------- files and folders
+def image_suffixes() -> tuple[str, ...]:
+    """File endings of the pictures that PIL reads, the usual ones first; plugins registered by others count."""
+    known = Image.registered_extensions()  # loads every plugin, once
+    others = (end for end, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES)
+    return (*IMAGE_SUFFIXES, *sorted(set(others).difference(IMAGE_SUFFIXES)))
+
+
+def _first(names: Sequence[str], count: int = 5) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
 def find_folder(root: Path, names: Sequence[str], split: str) -> Path | None:
     """The first folder of the list that exists below root."""
     for name in names:
@@ -303,7 +329,7 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     """
     files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
     if not files:
-        raise FileNotFoundError(f"{folder} holds no file with one of {', '.join(suffixes)}.")
+        raise FileNotFoundError(f"{folder} holds no file with one of {_first(suffixes, 10)}.")
     repeated = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
     if repeated:
         raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")
@@ -318,8 +344,8 @@ def check_pairs(folders: Sequence[Path], listings: Sequence[Mapping[str, str]]) 
         if missing:
             others = ", ".join(str(other) for other in folders if other != folder)
             raise FileNotFoundError(
-                f"{folder} lacks {len(missing)} of the {len(everything)} files of {others}: {', '.join(missing[:5])}"
-                f"{', ...' if len(missing) > 5 else ''}. Add them or take their partners away."
+                f"{folder} lacks {len(missing)} of the {len(everything)} files of {others}: {_first(missing)}. "
+                "Add them or take their partners away."
             )
 
 
@@ -337,21 +363,31 @@ def read_rgb(source: Any, name: str | None = None) -> np.ndarray:
 
 def read_array(source: Any, name: str) -> np.ndarray:
     """An array from a .npy file, an image (a colour image keeps its channels), or what is an array already."""
+    return _read_array(source, name)[0]
+
+
+def _read_array(source: Any, name: str) -> tuple[np.ndarray, str | None]:
+    """The array, and the format of the image it comes from."""
     try:
         if isinstance(source, str | Path):
             if str(source).lower().endswith(".npy"):
-                return np.load(source, allow_pickle=False)
+                return np.load(source, allow_pickle=False), None
             with Image.open(source) as file:
-                return np.array(file)
-        return np.array(source)
-    except (OSError, ValueError, EOFError) as error:
+                return np.array(file), file.format
+        return np.array(source), getattr(source, "format", None)
+    except Exception as error:  # the decoders of PIL and numpy raise OSError, SyntaxError, ValueError, EOFError ...
         raise BadSampleError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
 
 
 def read_mask(source: Any, name: str | None = None) -> np.ndarray:
-    """Mask (height, width) bool; of a colour image the first channel, as the original."""
-    values = read_array(source, name or str(source))
-    return (values if values.ndim == 2 else values[..., 0]) > 0
+    """Mask (height, width) bool: what is not 0; of a colour image the first channel, as the original.
+
+    Of an 8-bit image whose compression may change values, what is above 127, unless nothing is.
+    """
+    values, kind = _read_array(source, name or str(source))
+    values = values if values.ndim == 2 else values[..., 0]
+    is_rounded = kind in LOSSY and values.dtype == np.uint8 and values.max(initial=0) > 127
+    return values > (127 if is_rounded else 0)
 
 
 def read_maps(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .formats import IMAGE_SUFFIXES, CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList, splits_named
+from .formats import CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList, image_suffixes, splits_named
 from .layouts import ClassLayout, KeypointLayout
 from .tables import StreamSamples, open_table
 
@@ -41,7 +41,7 @@ def open_samples(
         image_folder: of an annotation file.
         streaming: stream a `datasets` source.
         columns: its columns by role.
-        limit: use only the first samples.
+        limit: use only the first samples; of a stream the first rows, that is images.
         seed: of a stream's order.
 
     Raises:
@@ -63,7 +63,9 @@ def open_samples(
     else:
         options: dict[str, Any] = dict(streaming=streaming, columns=columns, seed=seed)
         samples = open_table(source, task, split, num_labels=num_labels, ignore_index=ignore_index, **options)
-    if limit is not None and not isinstance(samples, StreamSamples) and limit < len(samples):
+    if limit is not None and isinstance(samples, StreamSamples):
+        return samples.first(limit)
+    if limit is not None and limit < len(samples):
         return FirstSamples(samples, limit)
     return samples
 
@@ -175,7 +177,8 @@ def image_files(folder: str | None) -> list[Path]:
     """
     if folder is None:
         return []
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = image_suffixes()
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)
     if not files:
-        raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(IMAGE_SUFFIXES)}.")
+        raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(suffixes[:10])}, ...")
     return files

@@ -161,6 +161,10 @@ class StreamSamples:
         self.stream, self.reader, self.name = _undecoded(stream), reader, name
         self.seed, self.buffer_size = seed, buffer_size
 
+    def first(self, count: int) -> StreamSamples:
+        """The first rows only, in an order of their own."""
+        return StreamSamples(self.stream.take(count), self.reader, self.name, self.seed, self.buffer_size)
+
     def rows(self, epoch: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Name and content of each row of an epoch; Image columns are not yet decoded."""
         stream = self.stream
