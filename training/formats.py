@@ -458,7 +458,9 @@ def check_normals(normals: np.ndarray, mask: np.ndarray | None, name: str) -> np
     error = np.abs(lengths - 1).max(initial=0.0)
     if not error <= MAX_LENGTH_ERROR:
         what = "NaN" if np.isnan(error) else f"{lengths.min():.3g} to {lengths.max():.3g}"
-        raise BadSampleError(f"{name}: normals of the person have lengths {what}; expected 1. Are they in -1 to 1?")
+        raise BadSampleError(
+            f"{name}: normals of the person have lengths {what}; expected 1. Are they in -1 to 1, and no JPEG?"
+        )
     if error > 1e-6:
         normals = normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-6)
     return normals
