@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +16,12 @@ import original_files
 import pytest
 import torch
 from PIL import Image
+from pretraining_files import NARROW, Listener, jpeg, line, picture, write_data, write_folder
 from safetensors.torch import load_file
 
 import sapiens_hf
 from sapiens_hf import SapiensConfig, SapiensForPreTraining
-from training import loop, pretrain_data, pretrain_sources
+from training import loop, pretrain_data
 from training.build import MODEL_CLASSES
 from training.checkpoints import read_metrics
 from training.data import StepPlan
@@ -44,103 +42,19 @@ from training.pretrain_data import (
 )
 from training.pretrain_mae import main as pretrain
 from training.pretrain_sources import (
-    FolderSource,
-    ImagePlan,
     Mixture,
-    StreamDroppedError,
-    StreamSource,
-    TableSource,
-    open_source,
-    read_ahead,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-NARROW = [
-    *("hidden_size=32", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=72"),
-    *("decoder_hidden_size=24", "decoder_num_hidden_layers=1", "decoder_num_attention_heads=3"),
-    "decoder_intermediate_size=40",
-]
-
-
-def picture(index: int, height: int = 90, width: int = 76) -> Image.Image:
-    rng = np.random.default_rng(index)
-    return Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize((width, height), 3)
-
-
-def jpeg(image: Image.Image, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def write_folder(folder: Path, count: int = 9) -> Path:
-    folder.mkdir(parents=True)
-    for index in range(count):
-        picture(index, 90 + index).save(folder / f"{index:02d}.jpg")
-    return folder
-
-
-def write_tar(path: Path, first: int, count: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for index in range(first, first + count):
-            content = jpeg(picture(1000 + index))
-            entry = tarfile.TarInfo(f"s{index:03d}.jpg")
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return path
-
-
-def write_parquet(folder: Path, count: int = 6) -> Path:
-    import datasets
-
-    folder.mkdir(parents=True)
-    table = datasets.Dataset.from_dict({"photo": [picture(2000 + i, 80) for i in range(count)]})
-    half = count // 2
-    table.select(range(half)).to_parquet(folder / "a.parquet")
-    table.select(range(half, count)).to_parquet(folder / "b.parquet")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_folder(root / "photos")
-    for number, count in enumerate((5, 3, 4)):
-        write_tar(root / "shards" / f"{number}.tar", 10 * number, count)
-    write_parquet(root / "table")
-    return root
-
-
-def line(output: Path, *sources: Path | str, steps: int = 6, more: tuple[str, ...] = ()) -> list[str]:
-    return [
-        *("--train_data", *map(str, sources), "--output_dir", str(output), "--image_size", "64", "48"),
-        *("--model_size", "tiny", "--config_overrides", *NARROW, "--batch_size", "4", "--num_workers", "0"),
-        *("--max_steps", str(steps), "--log_every", "1", "--save_every", "3", "--warmup_steps", "2"),
-        *("--learning_rate", "1e-3", "--lr_base_batch", "4", "--pictures_every", "4", *more),
-    ]
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in read_metrics(run / "metrics.jsonl")]
-
-
-class Listener(logging.Handler):
-    """Collects what a logger says; transformers' loggers do not propagate."""
-
-    def __init__(self, logger):
-        super().__init__()
-        self.logger, self.messages = logger, []
-
-    def emit(self, record):
-        self.messages.append(record.getMessage())
-
-    def __enter__(self):
-        self.logger.addHandler(self)
-        return self
-
-    def __exit__(self, *_):
-        self.logger.removeHandler(self)
 
 
 # ------------------------------------------------------------------------------------------------------- the whole run
@@ -281,185 +195,6 @@ def test_options_that_cannot_work(change, message, data, tmp_path):
     with pytest.raises(ValueError, match=message):
         pretrain(line(tmp_path / "run", data / "photos", more=change))
     assert not (tmp_path / "run").exists()
-
-
-# --------------------------------------------------------------------------------------------------- sources and order
-def asked(mixture: Mixture, plan: StepPlan) -> list[list[tuple]]:
-    """Source, index or name, and place of each image of each batch, without the spare ones."""
-    return [
-        [(a.source, a.name or a.index, a.epoch, a.position) for a in asks[: plan.batch_size]]
-        for asks in ImagePlan(mixture, plan)
-    ]
-
-
-def test_every_image_of_an_epoch_once(data):
-    """Over two processes, three epochs and a length that the batch does not divide."""
-    mixture = Mixture([FolderSource(data / "photos")])
-    plans = [StepPlan(9, 2, num_processes=2, process=p, num_epochs=3, seed=5) for p in range(2)]
-    batches = [asked(mixture, plan) for plan in plans]
-    order = [ask for pair in zip(*batches) for batch in pair for ask in batch]
-    assert len(order) == 36 and [(a[2], a[3]) for a in order] == [(e, i) for e in range(3) for i in range(12)]
-    drawn = [ask[1] for ask in order]
-    for cycle in range(4):  # the fill of an epoch's last step begins the next round of the images
-        assert sorted(drawn[9 * cycle : 9 * cycle + 9]) == list(range(9))
-    assert drawn[:9] != drawn[9:18]
-    later = StepPlan(9, 2, num_processes=2, process=1, num_epochs=3, seed=5, start_step=4)
-    assert asked(mixture, later) == batches[1][4:]
-    assert len(ImagePlan(mixture, later)) == 5
-
-
-def test_mixtures_hold_their_shares(data):
-    sources = [FolderSource(data / "photos"), open_source(str(data / "table"), "train", False, 0)]
-    assert isinstance(sources[1], TableSource) and [len(source) for source in sources] == [9, 6]
-    mixture = Mixture(sources, [3.0, 1.0], samples_per_epoch=40)
-    plan = StepPlan(len(mixture), 5, num_epochs=2)
-    order = [ask for batch in asked(mixture, plan) for ask in batch]
-    for epoch in range(2):
-        part = order[40 * epoch : 40 * epoch + 40]
-        assert Counter(ask[0] for ask in part) == {0: 30, 1: 10}
-        assert len({ask[0] for ask in part[:8]}) == 2  # mixed, not one after the other
-    photos = Counter(ask[1] for ask in order if ask[0] == 0)
-    assert set(photos.values()) == {6, 7}  # 60 draws of 9 images: none is favoured, over both epochs
-    assert Mixture(sources).counts(15).tolist() == [9, 6]
-    assert Mixture([sources[0]], [], samples_per_epoch=4).num_samples == 4
-
-
-def test_long_epochs_are_arranged_in_blocks(data, monkeypatch):
-    """The shares hold within each block, nothing is drawn twice, and a restart far into an epoch finds its place."""
-    sources = [FolderSource(data / "photos"), open_source(str(data / "shards"), "train", False, 0)]
-    monkeypatch.setattr(pretrain_sources, "BLOCK_SIZE", 16)
-    mixture = Mixture(sources, [0.7, 0.3], samples_per_epoch=50)
-    blocks = list(mixture.blocks(50, 3, 1))
-    assert [start for start, *_ in blocks] == [0, 16, 32] and [len(part) for _, part, _ in blocks] == [16, 16, 18]
-    assert all(abs((part == 0).mean() - 0.7) < 0.08 for _, part, _ in blocks)
-    for number in range(2):
-        drawn = np.concatenate([draws[part == number] for _, part, draws in blocks])
-        assert np.array_equal(drawn, np.arange(len(drawn)))
-    for process in range(2):
-        shape = dict(num_processes=2, process=process, seed=3, num_epochs=2)
-        whole = asked(mixture, StepPlan(50, 2, **shape))
-        for start in (1, 9, 12, 14):
-            assert asked(mixture, StepPlan(50, 2, **shape, start_step=start)) == whole[start:]
-    with pytest.raises(ValueError, match="share 0.0099; leave it out"):
-        Mixture(sources, [100, 1], samples_per_epoch=50)
-
-
-def test_streams_are_read_once_and_shared_out(data):
-    stream = open_source(str(data / "shards"), "train", False, 7)
-    assert isinstance(stream, StreamSource) and stream.column == "jpg"
-    take = lambda n, *where: [next(rows) for rows in [stream.rows(*where)] for _ in range(n)]  # noqa: E731
-    first = take(12, 0)
-    assert len({row.name for row in first}) == 12 and not any(row.is_repeat for row in first)
-    assert first == take(12, 0) and [row.name for row in first] != [row.name for row in take(12, 1)]
-    assert take(7, 0, 0, 1, 5) == first[5:]
-    parts = [take(5, 0, process, 2) for process in range(2)]
-    shared = [row.name for part in parts for row in part if not row.is_repeat]
-    assert len(set(shared)) == len(shared)
-    more = take(26, 0)
-    assert [row.is_repeat for row in more] == [False] * 12 + [True] * 14
-    assert sorted(row.name for row in more[12:24]) == sorted(row.name for row in first)
-    with Image.open(io.BytesIO(first[0].raw)) as image:
-        assert image.size == (76, 90)
-
-
-def test_a_stream_without_a_length_or_weights(data):
-    sources = [open_source(str(data / "shards"), "train", False, 0), FolderSource(data / "photos")]
-    with pytest.raises(ValueError, match="--samples_per_epoch"):
-        Mixture(sources)
-    with pytest.raises(ValueError, match="--weights, one per source"):
-        Mixture(sources, samples_per_epoch=10)
-    assert open_source(str(data / "table" / "*.parquet"), "train", True, 0).column == "photo"
-
-
-class Flaky:
-    """A stream of numbers that breaks off at the rows told, once or for ever."""
-
-    column_names, features = ["__key__", "jpg"], None
-
-    def __init__(self, breaks: list[int], for_ever: bool = False):
-        self.breaks, self.for_ever = list(breaks), for_ever
-
-    def decode(self, _):
-        return self
-
-    def shuffle(self, seed, buffer_size):
-        return self
-
-    def __iter__(self):
-        for number in range(10):
-            if number in self.breaks:
-                if not self.for_ever:
-                    self.breaks.remove(number)
-                raise OSError("connection reset")
-            yield {"__key__": f"k{number}", "jpg": {"bytes": b"%d" % number, "path": None}}
-
-
-def test_a_stream_that_drops_goes_on_where_it_was(monkeypatch):
-    import datasets.distributed
-
-    monkeypatch.setattr(datasets.distributed, "split_dataset_by_node", lambda stream, *_: stream)
-    with Listener(pretrain_sources.logger) as heard:
-        source = StreamSource(Flaky([3, 3, 7]), "cam", wait_s=0.0)
-        rows = source.rows(0)
-        assert [next(rows).raw for _ in range(13)] == [b"%d" % (i % 10) for i in range(13)]
-    assert source.num_retries == 3 and sum("dropped after row 3" in message for message in heard.messages) == 2
-    broken = StreamSource(Flaky([4], for_ever=True), "cam", wait_s=0.0).rows(2, skip=2)
-    assert [next(broken).name for _ in range(2)] == ["cam[k2]", "cam[k3]"]
-    with pytest.raises(StreamDroppedError, match="cam dropped 4 times in a row after row 4 of epoch 2.*resume"):
-        next(broken)
-    monkeypatch.setattr(Flaky, "__iter__", lambda self: iter(()))
-    with pytest.raises(ValueError, match="holds nothing for process 1 of 2"):
-        next(StreamSource(Flaky([]), "cam").rows(0, 1, 2))
-
-
-def test_reading_ahead_keeps_order_and_errors():
-    def rows():
-        yield from range(5)
-        raise OSError("gone")
-
-    ahead = read_ahead(rows(), 2)
-    assert [next(ahead) for _ in range(5)] == list(range(5))
-    with pytest.raises(OSError, match="gone"):
-        next(ahead)
-    endless = read_ahead(iter(range(10**9)), 3)
-    assert next(endless) == 0
-    endless.close()  # ends the thread, which waits for room
-
-
-def test_empty_and_missing_sources(data, tmp_path):
-    write_tar(tmp_path / "s" / "a.tar", 0, 2)
-    write_tar(tmp_path / "s" / "b.tar", 0, 0)
-    (tmp_path / "s" / "c.tar").write_bytes(b"")
-    with Listener(pretrain_sources.logger) as heard:
-        rows = open_source(str(tmp_path / "s"), "train", False, 0).rows(0)
-        assert {next(rows).name.split("[")[1] for _ in range(2)} == {"s000]", "s001]"}
-    assert sum("is empty" in message for message in heard.messages) == 2
-    for name in ("b.tar", "c.tar"):
-        (tmp_path / "s2").mkdir(exist_ok=True)
-        (tmp_path / "s" / name).rename(tmp_path / "s2" / name)
-    with pytest.raises(ValueError, match="All 2 shards"):
-        open_source(str(tmp_path / "s2"), "train", False, 0)
-    with pytest.raises(FileNotFoundError, match="holds no image"):
-        open_source(str(tmp_path), "train", False, 0)
-    with pytest.raises(FileNotFoundError, match="no file, folder or shard"):
-        open_source(str(tmp_path / "nothing"), "train", False, 0)
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        FolderSource(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="no column of images; it has a, b"):
-        pretrain_sources.image_column(None, ["a", "b"], "x")
-    import datasets
-    import pyarrow
-    import pyarrow.parquet
-
-    datasets.Dataset.from_dict({"image": [picture(1)]}).save_to_disk(tmp_path / "disk")
-    assert open_source(str(tmp_path / "disk"), "train", False, 0).raw(0)[0].endswith("disk[0]")
-    assert next(open_source(str(tmp_path / "disk"), "train", True, 0).rows(0)).name.endswith("[0]")
-    empty = tmp_path / "empty.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), empty)
-    assert pretrain_sources.is_empty(empty)
-    torn = tmp_path / "torn.tar"
-    torn.write_bytes(b"no tar at all" * 100)
-    assert not pretrain_sources.is_empty(torn)  # it fails, with its name, when it is read
 
 
 # ------------------------------------------------------------ crops and masks

@@ -35,6 +35,7 @@ from training.mae_pictures import picture_grid, reconstruct, save_picture, send_
 from training.options import RunOptions, _option, check_names, parse_options, parse_values  # noqa: E402
 from training.pretrain_data import COUNTS, REASONS, CropOptions, ImageLoader, MaskedInputs, check_share  # noqa: E402
 from training.pretrain_sources import Mixture, open_source  # noqa: E402
+from training.pretrain_streams import STREAM_COUNTS  # noqa: E402
 
 PICTURES_FOLDER = "pictures"
 # The decoder of the smallest models, in the proportion of the real one to a 0.3b encoder.
@@ -55,7 +56,7 @@ class PretrainingOptions(RunOptions):
     )
     weights: list[float] = _option([], "shares of the sources in an epoch; default: by their sizes")
     image_column: str | None = _option(None, "column of the images in a table or shard; default: found")
-    max_bad_share: float = _option(0.01, "share of images that may be unusable before the run stops")
+    max_bad_share: float = _option(0.01, "share of images, and of a stream's shards, that may be unusable")
     min_side_px: int | None = _option(None, "shorter images are not used; default: the shorter side of the input")
     max_pixels: int = _option(80_000_000, "larger images are not used")
     crop_area: list[float] = _option([0.2, 1.0], "smallest and largest share of an image in a crop")
@@ -91,7 +92,14 @@ def pretrain(options: PretrainingOptions) -> dict[str, float]:
     check(options)
     mixture = Mixture(
         [
-            open_source(source, options.train_split, options.streaming, options.seed, options.image_column)
+            open_source(
+                source,
+                options.train_split,
+                options.streaming,
+                options.seed,
+                options.image_column,
+                options.max_bad_share,
+            )
             for source in options.train_data
         ],
         options.weights,
@@ -202,8 +210,11 @@ class PretrainingMonitor(Monitor):
 
     def before_log(self, accelerator: Accelerator, state: TrainerState) -> None:
         """Add up the counts of all processes."""
-        taken = torch.tensor(self.loader.take_counts(), dtype=torch.float32, device=accelerator.device)
-        for name, count in zip(COUNTS, accelerator.reduce(taken, reduction="sum").tolist(), strict=True):
+        counts = self.loader.take_counts() + self.loader.loader.batch_sampler.take_counts(state.step)
+        taken = torch.tensor(counts, dtype=torch.float32, device=accelerator.device)
+        for name, count in zip(
+            (*COUNTS, *STREAM_COUNTS), accelerator.reduce(taken, reduction="sum").tolist(), strict=True
+        ):
             state.counts[name] = state.counts.get(name, 0) + int(count)
         self.counts = state.counts
         check_share(state.counts, self.options.max_bad_share)
@@ -223,7 +234,11 @@ class PretrainingMonitor(Monitor):
         return (
             values
             | {"images": self.counts.get("images", 0), "bad_images": num_bad}
-            | {name: self.counts[name] for name in ("replaced", "repeated", "skipped_steps") if self.counts.get(name)}
+            | {
+                name: self.counts[name]
+                for name in ("replaced", "repeated", *STREAM_COUNTS, "skipped_steps")
+                if self.counts.get(name)
+            }
         )
 
     def after_step(self, run: Run) -> None:

@@ -6,12 +6,14 @@ read in order, once, by the process that trains, so nothing depends on the numbe
 
 from __future__ import annotations
 
+import difflib
 import glob
-import queue
+import os
 import tarfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,29 +22,26 @@ from transformers.utils import logging
 
 from .data import StepPlan
 from .formats import IMAGE_SUFFIXES
+from .pretrain_streams import (
+    MIXED_ROWS,
+    STREAM_COUNTS,
+    Row,
+    StreamSource,
+    count_tar_rows,
+    encoded,
+    image_column,
+    open_tars,
+    read_ahead,
+    undecoded,
+)
 from .sources import SyntheticSamples
 
 logger = logging.get_logger(__name__)
 
-SHARD_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
-SHUFFLE_BUFFER = 256
-MAX_RETRIES = 3
+SHARD_SUFFIXES = (".tar", ".parquet")
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 # Places of an epoch that are arranged at a time; within each, every source has its share.
 BLOCK_SIZE = 65_536
-
-
-class StreamDroppedError(ConnectionError):
-    """A stream that breaks off at the same place again and again."""
-
-
-class Row(NamedTuple):
-    """An encoded image of a stream."""
-
-    name: str
-    raw: Any
-    """Path, bytes, PIL image or array."""
-    is_repeat: bool
-    """The stream had ended and started over within the epoch."""
 
 
 class MapSource(Protocol):
@@ -58,27 +57,37 @@ class MapSource(Protocol):
 
 
 class FolderSource:
-    """All images below a folder, in the order of their paths.
+    """All images below a folder, in the order of their paths, or the given ones.
 
     Raises:
         FileNotFoundError: if the folder is missing or holds no image.
+        ValueError: if shards lie among the images.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, files: Sequence[Path] | None = None):
         self.name, self.folder = str(folder), Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}.")
-        found = (path for path in self.folder.rglob("*") if path.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"))
+        if files is None:
+            found = (
+                path for path in self.folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
+            )
+            files = one_kind(folder, found)
         # One array of text: a list of a hundred million strings would take tens of gigabytes in every worker.
-        self.files = np.array(sorted(path.relative_to(self.folder).as_posix() for path in found), dtype=np.bytes_)
+        self.files = np.array(sorted(os.fsencode(path.relative_to(self.folder)) for path in files), dtype=np.bytes_)
         if not len(self.files):
-            raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(IMAGE_SUFFIXES)}.")
+            raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(PICTURE_SUFFIXES)}.")
+        if files[0].suffix.lower() in SHARD_SUFFIXES:
+            raise FileNotFoundError(
+                f"{folder} holds no image, but {len(files)} shards in folders below it: give those folders, or a "
+                f"pattern such as '{files[0].parent.parent}/*/*{files[0].suffix}'."
+            )
 
     def __len__(self) -> int:
         return len(self.files)
 
     def raw(self, index: int) -> tuple[str, Any]:
-        path = self.folder / self.files[index].decode()
+        path = self.folder / os.fsdecode(self.files[index])
         return str(path), path
 
 
@@ -87,7 +96,7 @@ class TableSource:
 
     def __init__(self, table: Any, name: str, column: str | None = None):
         column = column or image_column(table.features, table.column_names, name)
-        self.name, self.column, self.table = name, column, _undecoded(table.select_columns([column]), column)
+        self.name, self.column, self.table = name, column, undecoded(table.select_columns([column]), column)
         if not len(table):
             raise ValueError(f"{name} holds no image.")
 
@@ -95,7 +104,7 @@ class TableSource:
         return len(self.table)
 
     def raw(self, index: int) -> tuple[str, Any]:
-        return f"{self.name}[{index}]", _encoded(self.table[int(index)][self.column])
+        return f"{self.name}[{index}]", encoded(self.table[int(index)][self.column])
 
 
 class SyntheticSource:
@@ -112,152 +121,172 @@ class SyntheticSource:
         return sample["name"], sample["image"]
 
 
-class StreamSource:
-    """A streamed `datasets.IterableDataset`: shards in a random order per epoch, rows mixed within a small buffer.
-
-    Args:
-        stream: the data set.
-        name: for messages.
-        seed: of the order.
-        column: of the images; found by its type or name if absent.
-        wait_s: seconds before a stream that dropped is opened again; grows with each attempt.
-    """
-
-    def __init__(self, stream: Any, name: str, seed: int = 0, column: str | None = None, wait_s: float = 1.0):
-        if stream.column_names is None:
-            stream = stream._resolve_features()  # without metadata, the first rows say which columns there are
-        self.column = column or image_column(stream.features, stream.column_names, name)
-        self.name, self.seed, self.wait_s = name, seed, wait_s
-        self.names = next((c for c in ("__key__", "name", "file_name", "path") if c in stream.column_names), None)
-        self.stream = stream.decode(False)
-        self.num_retries = 0
-
-    def rows(self, epoch: int, process: int = 0, num_processes: int = 1, skip: int = 0) -> Iterator[Row]:
-        """This process's rows of an epoch, from row `skip` on; a stream that ends starts over.
-
-        Raises:
-            StreamDroppedError: if the stream drops at one place `MAX_RETRIES` times in a row.
-            ValueError: if it holds nothing.
-        """
-        from datasets.distributed import split_dataset_by_node
-
-        position, failures = 0, 0  # rows read in the epoch; times the stream dropped at this place
-        number, pass_start = 0, 0  # of the pass through the stream, and the rows before it
-        while True:
-            seed = int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0])
-            shuffled = self.stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-            place = pass_start
-            try:
-                for row in split_dataset_by_node(shuffled, process, num_processes):
-                    place += 1
-                    if place <= position:
-                        continue  # read already, before the stream dropped
-                    position, failures = place, 0
-                    if position > skip:
-                        key = row.get(self.names) if self.names else None
-                        label = f"{self.name}[{key if key is not None else place - pass_start - 1}]"
-                        yield Row(label, _encoded(row[self.column]), number > 0)
-            except Exception as error:  # every file system and format has its own kinds
-                failures += 1
-                self.num_retries += 1
-                if failures > MAX_RETRIES:
-                    raise StreamDroppedError(
-                        f"{self.name} dropped {failures} times in a row after row {position} of epoch {epoch} "
-                        f"({type(error).__name__}: {error}). No image was lost: repair the stream or its shard and go "
-                        "on with --resume_from_checkpoint latest."
-                    ) from error
-                logger.warning(f"{self.name} dropped after row {position} ({error}); opening it again.")
-                time.sleep(self.wait_s * failures)
-                continue
-            if place == pass_start:
-                raise ValueError(
-                    f"{self.name} holds nothing for process {process} of {num_processes}; give it at least as many "
-                    "rows as there are processes."
-                )
-            number, pass_start = number + 1, place
-
-
-def image_column(features: Any, names: Sequence[str], where: str) -> str:
-    """The column that holds images: by its type, else by its name.
-
-    Raises:
-        ValueError: if there is none; lists the columns.
-    """
-    for name in names:
-        if type((features or {}).get(name)).__name__ == "Image":
-            return name
-    for name in ("image", "jpg", "jpeg", "png", "webp", "img", "bytes"):
-        if name in names:
-            return name
-    raise ValueError(f"{where} has no column of images; it has {', '.join(names)}. Name it with --image_column.")
-
-
 def open_source(
-    source: str, split: str, streaming: bool, seed: int, column: str | None = None
+    source: str,
+    split: str,
+    streaming: bool,
+    seed: int,
+    column: str | None = None,
+    max_bad_share: float = 0.01,
 ) -> MapSource | StreamSource:
     """A source from its text.
 
     Args:
-        source: a folder of images, a folder, pattern or file of `.tar` or `.parquet` shards, a folder or Hub id of the
+        source: a folder, pattern or file of images or of `.tar` or `.parquet` shards, a folder or Hub id of the
             `datasets` library, or `synthetic:SEED:COUNT:HxW`.
         split: of a source that has splits.
         streaming: read shards and tables as they come, without a copy; tar shards always are.
         seed: of a stream's order.
         column: of the images.
+        max_bad_share: share of a stream's shards that may be damaged.
 
     Raises:
-        FileNotFoundError, ValueError: if nothing is there or it is of no known kind.
+        FileNotFoundError, ValueError: if nothing is there or it is of no known kind, or of several.
     """
     if source.startswith("synthetic:"):
         return SyntheticSource(source)
-    shards = find_shards(source)
     path = Path(source)
     is_table = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    if path.is_dir() and not shards and not is_table:
+    files = [] if is_table else find_files(source)
+    if files and files[0].suffix.lower() in PICTURE_SUFFIXES:
+        return FolderSource(os.path.commonpath([file.parent for file in files]), files)
+    if path.is_dir() and not files and not is_table:
         return FolderSource(path)
-    if path.is_absolute() and not path.exists() and not shards:
-        raise FileNotFoundError(f"There is no file, folder or shard {source}.")
+    if not path.is_dir() and not files and looks_local(source):
+        raise FileNotFoundError(f"There is no file, folder or shard {source}{nearest(source)}.")
     try:
         import datasets
     except ImportError as error:
         raise ImportError("Shards and tables need the `datasets` package: pip install sapiens_hf[train].") from error
-    if shards:
-        kind = SHARD_SUFFIXES[shards[0].suffix]
-        full = [shard for shard in shards if not is_empty(shard)]
-        for shard in sorted(set(shards) - set(full)):
-            logger.warning(f"Left out: the shard {shard} is empty.")
-        if not full:
-            raise ValueError(f"All {len(shards)} shards of {source} are empty.")
-        streaming = streaming or kind == "webdataset"
-        files = {"train": [str(shard) for shard in full]}
-        table = datasets.load_dataset(kind, data_files=files, split="train", streaming=streaming)
+    if files:
+        full = full_shards(source, files)
+        if full[0].suffix.lower() == ".tar":
+            counter = partial(count_tar_rows, column=column)
+            stream = open_tars(full, column)
+            return StreamSource(
+                stream, source, seed, "image", files=full, max_bad_share=max_bad_share, count_rows=counter
+            )
+        data_files = {"train": [str(shard) for shard in full]}
+        table = datasets.load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
+        if streaming:
+            return StreamSource(table, source, seed, column, files=full, max_bad_share=max_bad_share)
     elif is_table:
         table = datasets.load_from_disk(source)
         table = table[split] if isinstance(table, dict) else table
         table = table.to_iterable_dataset() if streaming else table
     else:
-        table = datasets.load_dataset(source, split=split, streaming=streaming)
+        table = load_from_hub(source, split, streaming)
     return StreamSource(table, source, seed, column) if streaming else TableSource(table, source, column)
 
 
-def find_shards(source: str) -> list[Path]:
-    """Tar or parquet files that a file name, folder or pattern means; sorted, of one kind."""
+def load_from_hub(source: str, split: str, streaming: bool) -> Any:
+    """A data set of the Hub.
+
+    Raises:
+        FileNotFoundError: if it cannot be reached; perhaps a folder was meant.
+        ValueError: if its tars mix files of several kinds.
+    """
+    import datasets
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return datasets.load_dataset(source, split=split, streaming=streaming)
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"There is no folder or file {source} here{nearest(source)}. As the id of a data set on the Hub it could "
+            f"not be reached either ({type(error).__name__}: {error})."
+        ) from error
+    except ValueError as error:
+        if "same types" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: {error} `datasets` takes one kind of file per row. Copy the tars to a folder and give that: "
+            "read from there, each row may have an image of any kind."
+        ) from error
+
+
+def looks_local(source: str) -> bool:
+    """Whether a text cannot be the id of a data set on the Hub: OWNER/NAME, or a name alone."""
+    return (
+        source.startswith((".", "/", "~"))
+        or source.endswith("/")
+        or source.count("/") > 1
+        or any(character in source for character in "*?[:\\")
+        or Path(source).suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
+    )
+
+
+def nearest(source: str) -> str:
+    """A question after the part of a path that is there under another name; empty where nothing is alike."""
+    path = Path(source)
+    while not path.parent.exists():
+        path = path.parent
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    alike = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean '{path.parent / alike[0]}'?)" if alike else ""
+
+
+def one_kind(source: str | Path, files: Iterable[Path]) -> list[Path]:
+    """Images, tars or parquet files, sorted.
+
+    Raises:
+        ValueError: if there are several of these; counts them.
+    """
+    ordered = sorted(files)
+    kinds = Counter("images" if f.suffix.lower() in PICTURE_SUFFIXES else f"{f.suffix.lower()} files" for f in ordered)
+    if len(kinds) > 1:
+        found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        raise ValueError(
+            f"{source} means files of several kinds: {found}. Give each kind as a source of its own, with a pattern: "
+            "--train_data 'FOLDER/*.tar' 'FOLDER/*.jpg'."
+        )
+    return ordered
+
+
+def find_files(source: str) -> list[Path]:
+    """What a file name or pattern means, or the shards of a folder: sorted, of one kind; empty for a folder of images.
+
+    Raises:
+        ValueError: if there are several kinds, or a file of none.
+    """
     path = Path(source)
     if path.is_dir():
-        for suffix in SHARD_SUFFIXES:
-            found = sorted(path.glob(f"*{suffix}"))
-            if found:
-                return found
-        return []
-    found = sorted(Path(name) for name in glob.glob(source))  # noqa: PTH207 - the pattern may be absolute
-    return [file for file in found if file.suffix in SHARD_SUFFIXES and file.suffix == found[0].suffix]
+        has_shards = any(entry.suffix.lower() in SHARD_SUFFIXES for entry in path.iterdir())
+        found = path.rglob("*") if has_shards else iter(())
+    else:
+        found = (Path(name) for name in glob.glob(source, recursive=True))  # noqa: PTH207 - it may be absolute
+    known = PICTURE_SUFFIXES + SHARD_SUFFIXES
+    listed = list(found)
+    files = one_kind(source, (file for file in listed if file.suffix.lower() in known))
+    if listed and not files:
+        raise ValueError(f"{source} is neither image nor shard ({', '.join(known)}).")
+    if path.is_dir() and any(file.parent != path for file in files):
+        raise ValueError(
+            f"{source} holds shards, and the folders in it as well: give each folder, or the pattern "
+            f"'{source}/**/*{files[0].suffix}' for all."
+        )
+    return files
+
+
+def full_shards(source: str, shards: Sequence[Path]) -> list[Path]:
+    """The shards that hold something; the others are named.
+
+    Raises:
+        ValueError: if all are empty.
+    """
+    full = [shard for shard in shards if not is_empty(shard)]
+    for shard in sorted(set(shards) - set(full)):
+        logger.warning(f"Left out: the shard {shard} is empty.")
+    if not full:
+        raise ValueError(f"All {len(shards)} shards of {source} are empty.")
+    return full
 
 
 def is_empty(shard: Path) -> bool:
     """Whether a local shard holds no row; one that is damaged is not, and fails when it is read."""
     if shard.stat().st_size == 0:
         return True
-    if shard.suffix == ".parquet":
+    if shard.suffix.lower() == ".parquet":
         import pyarrow.parquet
 
         return pyarrow.parquet.read_metadata(shard).num_rows == 0
@@ -268,59 +297,10 @@ def is_empty(shard: Path) -> bool:
         return False
 
 
-def _undecoded(table: Any, column: str) -> Any:
-    import datasets
-
-    if type(table.features[column]).__name__ == "Image":
-        return table.cast_column(column, datasets.Image(decode=False))
-    return table
-
-
-def _encoded(value: Any) -> Any:
-    """Path, bytes, picture or array out of what a column holds."""
-    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
-        return value["bytes"] if value.get("bytes") is not None else Path(value["path"])
-    return value
-
-
-def read_ahead(rows: Iterator[Row], num_rows: int) -> Iterator[Row]:
-    """The same rows, read by a thread while the model trains; it starts with the first one asked for."""
-    ready: queue.Queue[Row | Exception] = queue.Queue(max(num_rows, 1))
-    is_over = threading.Event()
-
-    def put(item: Row | Exception) -> None:
-        while not is_over.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-        return None
-
-    def read() -> None:
-        try:
-            for row in rows:
-                put(row)
-                if is_over.is_set():
-                    return
-        except Exception as error:  # raised again where the rows are used
-            put(error)
-
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        is_over.set()
-
-
 class Mixture:
     """Several sources with weights; an epoch takes a fixed number of images of each.
 
-    Sources at hand are gone through completely before an image comes again, over epochs too. Streams start anew with
-    each epoch.
+    All sources are gone through completely before an image comes again, over epochs too.
 
     Args:
         sources: where images come from.
@@ -413,8 +393,9 @@ class ImagePlan:
     def __init__(self, mixture: Mixture, plan: StepPlan):
         self.mixture, self.plan = mixture, plan
         self.num_spares = max(1, 8 // plan.batch_size)
-        self.num_ahead = 4 * plan.batch_size
+        self.num_ahead = max(4 * plan.batch_size, MIXED_ROWS)  # streams come in groups of mixed rows
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
+        self._stream_counts: deque[tuple[int, Mapping[str, int]]] = deque()  # step in which they count, and counts
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -429,39 +410,50 @@ class ImagePlan:
             spares = [ask for batch in window[1:] for ask in batch]
             yield window.pop(0) + spares[: self.num_spares]
 
+    def take_counts(self, num_steps: int) -> list[int]:
+        """What happened to the streams up to a step and was not taken yet, in the order of `STREAM_COUNTS`."""
+        taken: Counter[str] = Counter()
+        while self._stream_counts and self._stream_counts[0][0] < num_steps:
+            taken.update(self._stream_counts.popleft()[1])
+        return [taken[name] for name in STREAM_COUNTS]
+
     def _batches(self) -> Iterator[list[Ask]]:
-        plan = self.plan
-        epoch, in_epoch = divmod(plan.start_step, plan.steps_per_epoch)
-        first = in_epoch * plan.samples_per_step  # place in the epoch's order
+        plan, sources = self.plan, self.mixture.sources
+        begin = plan.start_step * plan.samples_per_step  # places of all epochs that a restart leaves out
+        has_streams = any(isinstance(source, StreamSource) for source in sources)
+        streams: dict[int, Iterator[Row]] | None = None
+        skipped = np.zeros(len(sources), dtype=np.int64)  # this process's rows of each source: a stream's first place
         asks: list[Ask] = []
-        while True:
-            streams: dict[int, Iterator[Row]] | None = None
-            skipped = np.zeros(len(self.mixture.sources), dtype=np.int64)  # this process's rows of each source
-            for start, sources, draws in self.mixture.blocks(plan.samples_per_epoch, plan.seed, epoch):
-                places = np.arange(start, start + len(sources))
+        for epoch in count(0 if has_streams else plan.start_step // plan.steps_per_epoch):
+            first = begin - epoch * plan.samples_per_epoch
+            for start, chosen, draws in self.mixture.blocks(plan.samples_per_epoch, plan.seed, epoch):
+                places = np.arange(start, start + len(chosen))
                 mine = plan.is_mine(places)
-                skipped += np.bincount(sources[mine & (places < first)], minlength=len(skipped))
+                skipped += np.bincount(chosen[mine & (places < first)], minlength=len(skipped))
                 wanted = np.flatnonzero(mine & (places >= first))
                 if len(wanted) and streams is None:
-                    streams = self._open_streams(epoch, skipped)
-                for row in wanted:
-                    asks.append(self._ask(epoch, start + int(row), int(sources[row]), int(draws[row]), streams or {}))
+                    streams = self._open_streams(skipped)
+                for place in wanted:
+                    ask = self._ask(epoch, start + int(place), int(chosen[place]), int(draws[place]), streams or {})
+                    asks.append(ask)
                     if len(asks) == plan.batch_size:
                         yield asks
                         asks = []
-            epoch, first = epoch + 1, 0
 
-    def _open_streams(self, epoch: int, skipped: np.ndarray) -> dict[int, Iterator[Row]]:
+    def _open_streams(self, skipped: np.ndarray) -> dict[int, Iterator[Row]]:
         plan, opened = self.plan, {}
         for number, source in enumerate(self.mixture.sources):
             if isinstance(source, StreamSource):
-                rows = source.rows(epoch, plan.process, plan.num_processes, int(skipped[number]))
+                rows = source.rows(int(skipped[number]), plan.process, plan.num_processes)
                 opened[number] = read_ahead(rows, self.num_ahead)
         return opened
 
     def _ask(self, epoch: int, place: int, number: int, draw: int, streams: dict[int, Iterator[Row]]) -> Ask:
         if number in streams:
             row = next(streams[number])
+            if row.counts:
+                step = (epoch * self.plan.samples_per_epoch + place) // self.plan.samples_per_step
+                self._stream_counts.append((step, row.counts))
             return Ask(epoch, place, number, row.name, row.raw, -1, row.is_repeat)
         size = len(self.mixture.sources[number])  # type: ignore[arg-type]
         per_epoch = int(self.mixture.counts(self.plan.samples_per_epoch)[number])
