@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .coco import is_person, person_categories, read_json, require
+from .coco import check_coco, is_person, numbers, person_categories, read_json, require
 from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set
 from .metrics import load_metric
 
@@ -62,10 +62,11 @@ def evaluate_pose(
         ValueError: if a file has another form, a field is missing, an image is unknown or a number of keypoints does
             not fit; the message names file, entry or image.
     """
-    truth = _read_truth(ground_truth)
+    truth, place = _read(ground_truth, "ground_truth")
+    check_coco(truth, place)
     points = _keypoint_set(keypoint_set)
     images = {image["id"]: Path(image.get("file_name", str(image["id"]))).name for image in truth["images"]}
-    people = person_categories(truth.get("categories", []))
+    people = person_categories(truth.get("categories"), place)
 
     def by_image(persons: Sequence[Mapping[str, Any]], kind: str) -> dict[Any, list[dict[str, Any]]]:
         grouped: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
@@ -76,6 +77,8 @@ def evaluate_pose(
             if person["image_id"] not in grouped:
                 raise ValueError(f"A {kind} is of image_id {person['image_id']!r}, which the ground truth lacks.")
             where = f"A {kind} in image {images[person['image_id']]} (image_id {person['image_id']})"
+            if "bbox" in person:
+                numbers(person, "bbox", where)
             grouped[person["image_id"]].append({**person, "keypoints": _person_keypoints(person, points, where)})
         return grouped
 
@@ -348,17 +351,6 @@ def _read(source: Any, name: str) -> tuple[Any, str]:
     return (read_json(source), str(source)) if isinstance(source, str | Path) else (source, name)
 
 
-def _read_truth(source: Any) -> Mapping[str, Any]:
-    """COCO ground truth, a file or its content, that has the parts a pose evaluation reads."""
-    truth, where = _read(source, "ground_truth")
-    if not isinstance(truth, Mapping) or not all(isinstance(truth.get(k), list) for k in ("images", "annotations")):
-        found = f"keys {sorted(map(str, truth))[:8]}" if isinstance(truth, Mapping) else f"a {type(truth).__name__}"
-        raise ValueError(f"{where} holds {found}; expected COCO's lists images and annotations.")
-    for index, image in enumerate(truth["images"]):
-        require(image, ("id",), f"{where}: the image {index}")
-    return truth
-
-
 def _read_results(source: Any) -> Sequence[Mapping[str, Any]]:
     """COCO results, a file or its content."""
     results, where = _read(source, "predictions")
@@ -413,8 +405,8 @@ def _read_normals(path: Path) -> np.ndarray:
 def _read_mask(path: Path) -> np.ndarray:
     """Boolean mask (height, width); of a colour image the first channel, as the original's masks.
 
-    JPEG leaves faint traces around what it holds: there a pixel counts from half of white on.
+    JPEG leaves faint traces around what it holds: there a pixel counts from half of white on, if any is that bright.
     """
     mask = _read_array(path) if path.suffix.lower() == ".npy" else np.asarray(Image.open(path))
-    lowest = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
+    lowest = 127 if path.suffix.lower() in (".jpg", ".jpeg") and mask.max(initial=0) > 127 else 0
     return (mask if mask.ndim == 2 else mask[..., 0]) > lowest

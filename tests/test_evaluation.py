@@ -153,9 +153,13 @@ def test_bad_json_files(tmp_path):
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        ([], "truth.json holds a list; expected COCO's lists images and annotations"),
-        ({"annotations": [], "info": {}}, r"truth.json holds keys \['annotations', 'info'\]"),
-        ({"annotations": [], "images": [{"file_name": "x.jpg"}]}, "truth.json: the image 0 has no id"),
+        ([], r"truth.json has no list 'images' \(list\)"),
+        ({"annotations": [], "info": {}}, r"truth.json has no list 'images' \(keys \['annotations', 'info'\]\)"),
+        ({"annotations": [], "images": []}, "truth.json has an empty list of images"),
+        ({"annotations": [], "images": [{"file_name": "x.jpg"}]}, r"truth.json: images\[0\] has no id"),
+        ({"annotations": [], "images": [{"id": 4}], "categories": [{}]}, r"truth.json: categories\[0\] has no id"),
+        (one_person(17, bbox=None)[0], "annotation in image x.jpg .* bbox is None; expected a list of numbers"),
+        (one_person(17, bbox=["1", 2, 3, 4])[0], "bbox is .*; expected a list of numbers"),
         ({"annotations": [{"image_id": 4}], "images": [{"id": 4}]}, "annotation 0 has no keypoints: {'image_id': 4}"),
     ],
 )
