@@ -606,3 +606,22 @@ def test_the_code_is_described_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     described = describe_code()
     assert described["commit"] is None and described["changed_files"] == [] and "sapiens_hf" in described["versions"]
+
+
+# ------------------------------------------------------------------------------------------------------ wrong axes
+def test_normals_in_another_order_stop_at_the_start(tmp_path):
+    people = ROOT / "examples" / "people"
+    train_normal = importlib.import_module("training.finetune_normal").main
+    for folder in ("images", "masks"):
+        shutil.copytree(people / folder, tmp_path / "turned" / folder)
+    (tmp_path / "turned" / "normals").mkdir()
+    for path in (people / "normals").glob("*.npy"):
+        np.save(tmp_path / "turned" / "normals" / path.name, np.load(path)[..., ::-1])
+    heads = ["deconv_out_channels=[8]", "deconv_kernel_sizes=[4]", "conv_out_channels=[]", "conv_kernel_sizes=[]"]
+    line = ["--output_dir", str(tmp_path / "run"), "--model_size", "tiny", "--max_steps", "1", "--batch_size", "2"]
+    line += ["--image_size", "64", "48", "--num_workers", "0", "--config_overrides", *heads, "--train_data"]
+    with pytest.raises(
+        ValueError, match=r"components look like \(z, y, x\), expected \(x, y, z\), in \d samples: .*000000.png"
+    ):
+        train_normal([*line, str(tmp_path / "turned")])
+    assert "loss" in train_normal([*line, str(tmp_path / "turned"), "--skip_bad_samples", "true"])

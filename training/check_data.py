@@ -15,6 +15,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -370,6 +371,21 @@ def rim_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-6)
     width = max(1.5, RIM_SHARE * float(distance.max()))
     return mask & (distance <= width), outward, width
+
+
+def check_axes(samples: Any, look_at: int = 16) -> str | None:
+    """What is wrong with the axes of some samples of normals, spread over the data set; None if nothing is.
+
+    For the start of a run: whole data sets are for `check`.
+    """
+    places = np.unique(np.linspace(0, len(samples) - 1, look_at).round().astype(int)) if len(samples) else ()
+    statistics, report = NormalStatistics(), Report()
+    for place in places:
+        with suppress(BadSampleError):  # training names it when it comes
+            statistics.add(samples[int(place)], report)
+    if statistics.order.count:
+        statistics.finish(report)
+    return report.problems[0] if report.problems else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

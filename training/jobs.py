@@ -20,6 +20,7 @@ from .augment import (
     fit_to_network,
 )
 from .build import build_model, build_processor, check_size
+from .check_data import check_axes
 from .data import Augment
 from .evaluators import DepthEvaluator, Evaluator, NormalEvaluator, PoseEvaluator, SegmentationEvaluator
 from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout
@@ -57,6 +58,13 @@ def make_job(options: RunOptions) -> Job:
         limit=options.max_train_samples,
         **shared,
     )
+    if options.task == "normal" and not isinstance(samples, StreamSamples):
+        wrong = check_axes(samples)
+        if wrong and not options.skip_bad_samples:
+            raise ValueError(
+                f"{options.train_data}: {wrong} `python -m training.check_data {options.train_data} --task normal` "
+                "looks at all samples; --skip_bad_samples trains all the same."
+            )
     eval_samples: Any = None
     if options.val_data:
         eval_samples = open_samples(
