@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -297,9 +298,11 @@ def test_reading_ahead_keeps_order_and_errors():
     assert [next(ahead) for _ in range(5)] == list(range(5))
     with pytest.raises(OSError, match="gone"):
         next(ahead)
+    before = threading.active_count()
     endless = read_ahead(iter(range(10**9)), 3)
-    assert next(endless) == 0
+    assert next(endless) == 0 and threading.active_count() == before + 1
     endless.close()  # ends the thread, which waits for room
+    assert threading.active_count() == before
 
 
 def test_empty_and_missing_sources(data, tmp_path):

@@ -55,7 +55,9 @@ class PretrainingOptions(RunOptions):
         [], "folders of images, .tar or .parquet shards, `datasets` ids, synthetic:SEED:COUNT:HxW"
     )
     weights: list[float] = _option([], "shares of the sources in an epoch; default: by their sizes")
-    image_column: str | None = _option(None, "column of the images in a table or shard; default: found")
+    image_column: str | None = _option(
+        None, "column of the images in a table, ending of their names in a tar; default: found"
+    )
     max_bad_share: float = _option(0.01, "share of images, and of a stream's shards, that may be unusable")
     min_side_px: int | None = _option(None, "shorter images are not used; default: the shorter side of the input")
     max_pixels: int = _option(80_000_000, "larger images are not used")

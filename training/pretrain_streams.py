@@ -147,7 +147,8 @@ class StreamSource:
             rng = np.random.default_rng([self.seed, number, share.key, place])
             for at, chosen in enumerate(rng.permutation(len(group))):
                 if place + at >= skip:  # what happened belongs to the group's first row, and was counted with it
-                    yield Row(*group[chosen], number > 0, {} if at else dict(counts))
+                    name, raw = group[chosen]
+                    yield Row(name, raw, number > 0, {} if at else dict(counts))
 
         end = 0
         for end, row in self._read(share, order, place * share.step, counts):
@@ -368,7 +369,8 @@ def read_ahead(rows: Iterator[Row], num_rows: int) -> Iterator[Row]:
         except Exception as error:  # raised again where the rows are used
             put(error)
 
-    threading.Thread(target=read, daemon=True).start()
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
     try:
         while True:
             item = ready.get()
@@ -377,3 +379,4 @@ def read_ahead(rows: Iterator[Row], num_rows: int) -> Iterator[Row]:
             yield item
     finally:
         is_over.set()
+        thread.join(timeout=10)  # a thread that still reads when Python ends can abort it
