@@ -14,13 +14,21 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from training import pretrain_data
 from training.checkpoints import read_metrics
 from training.curate_humans import upright
 from training.data import StepPlan
-from training.pretrain_data import BadImageError, CropOptions, ImageLoader, crop_image, open_image
+from training.pretrain_data import (
+    BadImageError,
+    CropOptions,
+    ImageLoader,
+    TooManyBadImagesError,
+    crop_image,
+    open_image,
+)
 from training.pretrain_sources import Mixture, StreamSource
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +154,54 @@ def test_rows_without_an_image_are_counted_and_named(source, heard):
     assert len(list(loader)) == 2 and loader.counts["unreadable"] == loader.counts["replaced"] == 1
     (message,) = heard
     assert "[3]: unreadable (its row holds no image)" in message
+
+
+@pytest.mark.parametrize("source", [Listed, streamed])
+def test_images_that_follow_stand_in_for_bad_ones_in_a_row(source, heard):
+    """Two good images of 64: batches are made of those that come next, the same in workers and after a restart."""
+    contents = [b"broken"] * 64
+    contents[20], contents[41] = encoded("JPEG"), encoded("PNG")
+    good = [f"{source(contents).name}[{index}]" for index in (20, 41)]
+    plan = dict(num_samples=64, num_accumulated=2, seed=2, num_epochs=2)
+    loader = loader_of(source(contents), 2, **plan)
+    plain = list(loader)
+    assert len(plain) == 64 and {name for batch in plain for name in batch["name"]} == set(good)
+    assert loader.counts["unreadable"] == loader.counts["replaced"] == len(heard) == 124
+    workers = list(loader_of(source(contents), 2, 2, **plan))
+    later = list(loader_of(source(contents), 2, **plan, start_step=5))
+    for one, two in [*zip(plain, workers, strict=True), *zip(plain[10:], later, strict=True)]:
+        assert one["name"] == two["name"]
+        assert torch.equal(one["image"], two["image"]) and torch.equal(one["noise"], two["noise"])
+    assert len({batch["image"].numpy().tobytes() for batch in plain}) == 64  # other crops of the same images
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_images_alone_end_the_run_counted_and_named(workers, heard, monkeypatch):
+    monkeypatch.setattr(pretrain_data, "MAX_FOLLOWING", 20)
+    contents = [encoded("GIF", 2), *[b"broken"] * 6]
+    loader = loader_of(Listed(contents), 2, workers)
+    message = r"nor the 20 that follow \(7 different ones: unreadable 6, animated 1; the last: list\[\d\]: "
+    with pytest.raises(TooManyBadImagesError, match=message):
+        list(loader)
+    assert loader.counts == {"unreadable": 6, "animated": 1}
+    assert {text.split(": ")[1] for text in heard} == {f"list[{index}]" for index in range(7)} and len(heard) == 7
+
+
+def test_an_error_ends_the_process_while_workers_live():
+    """An error that nobody catches holds on to the loader, whose workers do not listen to SIGTERM."""
+    code = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from test_pretraining_images import Listed, encoded, loader_of
+
+loader = loader_of(Listed([encoded("JPEG")] * 40), 2, 1)
+batches = iter(loader)
+next(batches)
+raise KeyError("an error of the training step")
+"""
+    command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and ended.stderr.strip().endswith("KeyError: 'an error of the training step'")
 
 
 def test_workers_leave_signals_to_the_main_process(tmp_path):

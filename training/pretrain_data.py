@@ -8,18 +8,22 @@ flip and mask are the same in every worker, after a restart, and for any number 
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
@@ -38,6 +42,8 @@ REASONS = ("unreadable", "too_small", "too_large", "cmyk", "animated")
 COUNTS = ("images", *REASONS, "replaced", "repeated")
 # The share of bad images is judged as if at least so many had been seen, or the first bad one would stop a run.
 MIN_JUDGED = 1000
+# So many images that follow are tried in the place of a batch of which nothing can be used, nor its spare ones.
+MAX_FOLLOWING = 1000
 
 
 class BadImageError(BadSampleError):
@@ -89,6 +95,8 @@ def reading(name: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise BadImageError(name, "too_large", str(error)) from error
+    except UnidentifiedImageError as error:  # whose text is an address in memory
+        raise BadImageError(name, "unreadable", "it is no image of a known kind") from error
     except Exception as error:  # OSError, SyntaxError, IndexError, TypeError, struct.error, EOFError, ...
         raise BadImageError(name, "unreadable", f"{type(error).__name__}: {error}") from error
 
@@ -173,6 +181,8 @@ def crop_image(image: Image.Image, name: str, options: CropOptions, rng: np.rand
 class ImageSet(Dataset):
     """Answers lists of `Ask` with a batch; an image that cannot be used is replaced by another one of its batch.
 
+    Where nothing can be used, neither of the batch nor of the spare images, the answer is one without an `image`.
+
     Args:
         mixture: the sources.
         options: of the crop.
@@ -192,6 +202,7 @@ class ImageSet(Dataset):
     def __getitems__(self, asks: Sequence[Ask]) -> list[dict[str, Any]]:
         made: list[dict[str, Any] | None] = []
         bad: list[tuple[str, str]] = []
+        bad_spares: list[tuple[str, str]] = []
         for ask in asks[: self.num_asked]:
             try:
                 made.append(self._make(ask, ask))
@@ -205,9 +216,9 @@ class ImageSet(Dataset):
                 try:
                     image = self._make(asks[place], tries.pop(0)) | {"is_replaced": True}
                 except BadImageError as error:
-                    reason = str(error)
+                    bad_spares.append((error.reason, str(error)))
             if image is None:
-                return [{"fatal": f"No image of a whole batch nor the spare ones can be used. The last one: {reason}"}]
+                return [{"bad": bad, "bad_spares": bad_spares}]
             made[place] = image
         result = [image for image in made if image is not None]
         result[0]["bad"] = bad
@@ -227,8 +238,8 @@ class ImageSet(Dataset):
 
 def collate_images(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch: image (batch_size, 3, height, width) uint8, noise (batch_size, num_patches) and what was counted."""
-    if "fatal" in images[0]:
-        return {"fatal": images[0]["fatal"]}
+    if "image" not in images[0]:  # nothing can be used
+        return images[0]
     pixels = torch.from_numpy(np.stack([image["image"] for image in images]))
     return {
         "name": [image["name"] for image in images],
@@ -241,6 +252,13 @@ def collate_images(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "repeated": sum(image["is_repeat"] for image in images),
         },
     }
+
+
+def _end_workers(batches: weakref.ref[Any]) -> None:
+    """At the end of Python: it would send SIGTERM to workers that an error left alive, and wait for ever."""
+    alive = batches()
+    if alive is not None:
+        alive._shutdown_workers()
 
 
 class ImageLoader:
@@ -264,6 +282,7 @@ class ImageLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ):
+        self.plan = plan
         self.loader = DataLoader(
             ImageSet(mixture, options, patch_size, plan.batch_size, plan.seed),
             batch_sampler=ImagePlan(mixture, plan),  # type: ignore[arg-type]
@@ -279,22 +298,58 @@ class ImageLoader:
         """Batches with `name`, `image` and `noise`.
 
         Raises:
-            TooManyBadImagesError: if nothing in a batch nor its spare images can be used.
+            TooManyBadImagesError: if nothing in a batch nor in the many images after it can be used.
         """
         batches = iter(self.loader)
-        while True:
+        if self.loader.num_workers:
+            atexit.register(_end_workers, weakref.ref(batches))
+        for number in count():
             since = time.perf_counter()
             batch = next(batches, None)
+            if batch is not None and "image" not in batch:
+                batch = self._with_following(number)
             self.waited_s += time.perf_counter() - since
             if batch is None:
                 return
-            if "fatal" in batch:
-                raise TooManyBadImagesError(batch["fatal"])
             self.counts.update(batch.pop("counts"))
-            for reason, message in batch.pop("bad"):
-                self.counts[reason] += 1
-                logger.warning(f"Not used: {message}")
+            self._note(batch.pop("bad"))
             yield batch
+
+    def _note(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Count and name images that are not used."""
+        for reason, message in bad:
+            self.counts[reason] += 1
+            logger.warning(f"Not used: {message}")
+
+    def _with_following(self, number: int) -> dict[str, Any]:
+        """A batch of the run in which images that follow it stand in for all of its own.
+
+        They are asked for in this process, by a plan that begins at the batch's step: what comes follows from the seed
+        and the step, as everywhere, and streams give it too. Bad ones among them are counted when their turn comes.
+
+        Args:
+            number: of the batch in this process, from where the run was started.
+        """
+        plan, images = copy(self.plan), self.loader.dataset
+        steps, batches_before = divmod(number, plan.num_accumulated)
+        plan.start_step += steps
+        plan.num_steps = plan.start_step + 1 + -(-MAX_FOLLOWING // plan.batch_size)
+        lists = islice(ImagePlan(images.mixture, plan), batches_before, None)
+        asks = next(lists)[: plan.batch_size]
+        bad: dict[tuple[str, str], None] = {}  # a small source gives an image again: each is counted once
+        for following in islice(lists, -(-MAX_FOLLOWING // plan.batch_size)):
+            made = images.__getitems__(asks + following[: plan.batch_size])
+            if "image" in made[0]:
+                return collate_images(made)
+            bad.update(dict.fromkeys(made[0]["bad"] + made[0]["bad_spares"]))
+        self._note(bad)
+        reasons = Counter(reason for reason, _ in bad)
+        raise TooManyBadImagesError(
+            f"No image of a whole batch nor the spare ones can be used, nor the {MAX_FOLLOWING} that follow "
+            f"({len(bad)} different ones: {_listed(reasons)}; the last: {list(bad)[-1][1]}). The log names them, "
+            "whatever --max_bad_share allows. Look at the source they are from, clean it with `python -m "
+            "training.curate_humans`, or lower --min_side_px if they are too small."
+        )
 
     def take_counts(self) -> list[int]:
         """Counts since the last call, in the order of `COUNTS`."""
@@ -316,12 +371,15 @@ def check_share(counts: Mapping[str, int], max_share: float) -> None:
     num_bad = sum(counts.get(reason, 0) for reason in REASONS)
     seen = counts.get("images", 0)
     if num_bad > max_share * max(seen, MIN_JUDGED):
-        reasons = ", ".join(f"{reason} {counts[reason]}" for reason in REASONS if counts.get(reason))
         raise TooManyBadImagesError(
-            f"{num_bad} of {seen} images could not be used ({reasons}), more than the share of {max_share:g} that "
-            "--max_bad_share allows. The log names them. Clean the data with `python -m training.curate_humans`, "
+            f"{num_bad} of {seen} images could not be used ({_listed(counts)}), more than the share of {max_share:g} "
+            "that --max_bad_share allows. The log names them. Clean the data with `python -m training.curate_humans`, "
             "lower --min_side_px if they are too small, or allow more."
         )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {counts[reason]}" for reason in REASONS if counts.get(reason))
 
 
 class MaskedInputs:
