@@ -34,7 +34,7 @@ from training.mae_cost import mae_flops, measured_peak_tflops  # noqa: E402
 from training.mae_pictures import picture_grid, reconstruct, save_picture, send_picture  # noqa: E402
 from training.options import RunOptions, _option, check_names, parse_options, parse_values  # noqa: E402
 from training.pretrain_data import COUNTS, REASONS, CropOptions, ImageLoader, MaskedInputs, check_share  # noqa: E402
-from training.pretrain_sources import Mixture, open_source  # noqa: E402
+from training.pretrain_sources import ImagePlan, Mixture, open_source  # noqa: E402
 from training.pretrain_streams import STREAM_COUNTS  # noqa: E402
 
 PICTURES_FOLDER = "pictures"
@@ -212,7 +212,9 @@ class PretrainingMonitor(Monitor):
 
     def before_log(self, accelerator: Accelerator, state: TrainerState) -> None:
         """Add up the counts of all processes."""
-        counts = self.loader.take_counts() + self.loader.loader.batch_sampler.take_counts(state.step)
+        plan = self.loader.loader.batch_sampler
+        assert isinstance(plan, ImagePlan)
+        counts = self.loader.take_counts() + plan.take_counts(state.step)
         taken = torch.tensor(counts, dtype=torch.float32, device=accelerator.device)
         for name, count in zip(
             (*COUNTS, *STREAM_COUNTS), accelerator.reduce(taken, reduction="sum").tolist(), strict=True
