@@ -309,6 +309,34 @@ def test_damaged_shards_are_named_and_counted(tmp_path):
     assert report["broken_shards"] == sources[1:] and report["empty_shards"] == [] and counts["kept"] == 5
 
 
+def test_shards_below_a_folder_are_read_and_other_files_are_named(tmp_path):
+    crawl = tmp_path / "crawl"
+    (crawl / "deep" / "er").mkdir(parents=True)
+    (crawl / "a.jpg").write_bytes(jpeg(picture(60)))
+    for name in ("phone.HEIC", "deep/two.heic", "deep/new.avif", "README", "deep/more.tar.gz"):
+        (crawl / name).write_bytes(b"?")
+    for name, index in (("top.tar", 61), ("deep/er/low.TAR", 62)):
+        with tarfile.open(crawl / name, "w") as archive:
+            add(archive, "x.jpg", jpeg(picture(index)))
+            add(archive, "x.json", b"{}")
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    curate_humans.logger.addHandler(handler)
+    counts = main(["--sources", str(crawl), "--output_dir", str(tmp_path / "out"), *LIMITS], fake_detector)
+    curate_humans.logger.removeHandler(handler)
+    assert counts["images"] == counts["kept"] == 3
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["not_read"] == {
+        "without suffix": {"files": 1, "first": str(crawl / "README")},
+        ".gz": {"files": 1, "first": str(crawl / "deep" / "more.tar.gz")},
+        ".avif": {"files": 1, "first": str(crawl / "deep" / "new.avif")},
+        ".heic": {"files": 2, "first": str(crawl / "deep" / "two.heic")},
+        ".json": {"files": 2, "first": str(crawl / "deep" / "er" / "low.TAR" / "x.json")},
+    }
+    (message,) = [text for text in heard if "not read" in text]
+    assert f"2 .heic ({crawl / 'deep' / 'two.heic'})" in message
+
+
 def test_near_duplicates_are_those_of_a_full_comparison():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 60, dtype=np.uint64)
@@ -372,3 +400,9 @@ def test_a_detector_of_transformers(tmp_path):
     found = transformers_detector(str(tmp_path), "cpu", 2)([picture(0), picture(1, 90, 80)])
     assert [len(boxes) for boxes in found] == [5, 5]
     assert all(score > 0.9 and width >= 0 and height >= 0 for boxes in found for *_, width, height, score in boxes)
+
+    config.id2label = {index: f"kind {index}" for index in range(12)}
+    model = YolosForObjectDetection(config)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no label 'person'.*kind 0, .*kind 7, ... \(12 in all\)"):
+        transformers_detector(str(tmp_path), "cpu", 2)

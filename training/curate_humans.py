@@ -21,9 +21,10 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,8 +46,10 @@ logger = logging.get_logger(__name__)
 
 STAGES = ("all", "detect", "dedup", "pack", "report")
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+SHARD_SUFFIX = ".tar"
 UNIT_IMAGES = 1000
 HASH_BITS = 64
+PERSON = "person"  # a detector's label for people, in any case
 # Why an image is left out; with "kept" they are all that can become of one.
 REASONS = ("unreadable", "too_small", "too_large", "cmyk", "animated", "no_person", "duplicate", "lost")
 
@@ -168,12 +171,14 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
         return plan
     units: list[dict[str, Any]] = []
     empty, broken = [], []
+    not_read: dict[str, dict[str, Any]] = {}
     for source in options.sources:
         place = Path(source)
         if place.is_dir():
-            names = sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-            shards = sorted(place.glob("*.tar"))
-        elif place.is_file() and place.suffix == ".tar":
+            names, others = _split(_files(place))
+            shards = [place / name for name in others if Path(name).suffix.lower() == SHARD_SUFFIX]
+            _note_others(not_read, place, (name for name in others if Path(name).suffix.lower() != SHARD_SUFFIX))
+        elif place.is_file() and place.suffix.lower() == SHARD_SUFFIX:
             names, shards = [], [place]
         else:
             raise FileNotFoundError(f"{source} is neither a folder nor a .tar shard.")
@@ -181,7 +186,8 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
             units.append({"source": str(place), "images": names[first : first + UNIT_IMAGES]})
         for shard in shards:
             found, is_whole = tar_members(shard)
-            members = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+            members, others = _split(found)
+            _note_others(not_read, shard, others)
             if not is_whole:
                 broken.append(str(shard))
                 logger.warning(f"The shard {shard} is damaged: it gives {len(members)} images up to there.")
@@ -190,12 +196,34 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
                 logger.warning(f"The shard {shard} holds no image.")
             if members:
                 units.append({"source": str(shard), "images": members})
+    if not_read:
+        kinds = ", ".join(f"{about['files']} {suffix} ({about['first']})" for suffix, about in not_read.items())
+        logger.warning(f"Files that are not read, with the first of each kind: {kinds}.")
     if not units:
         raise FileNotFoundError(f"There is no image in {', '.join(options.sources)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    plan = {"settings": settings, "units": units, "empty_shards": empty, "broken_shards": broken}
+    plan = {"settings": settings, "units": units, "empty_shards": empty, "broken_shards": broken, "not_read": not_read}
     write_json(path, plan)
     return plan
+
+
+def _files(folder: Path) -> list[str]:
+    """All files below a folder, by their paths in it."""
+    found = (Path(base, name) for base, _, names in os.walk(folder) for name in names)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The images among the names of files, and the others."""
+    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return images, [name for name in names if Path(name).suffix.lower() not in SUFFIXES]
+
+
+def _note_others(not_read: dict[str, dict[str, Any]], place: Path, names: Iterable[str]) -> None:
+    """Count files by their suffix, and keep the first of each."""
+    for name in names:
+        suffix = Path(name).suffix.lower() or "without suffix"
+        not_read.setdefault(suffix, {"files": 0, "first": str(place / name)})["files"] += 1
 
 
 def read_unit(unit: dict[str, Any]) -> Iterator[tuple[str, bytes | None]]:
@@ -307,17 +335,28 @@ def perceptual_hash(image: Image.Image) -> str:
 
 
 def transformers_detector(name: str, device: str, batch_size: int) -> Detector:
-    """People found by an object detector of transformers."""
+    """People found by an object detector of transformers.
+
+    Raises:
+        ValueError: if people are not among what it finds; lists some of its labels.
+    """
     from transformers import pipeline
 
     find = pipeline("object-detection", model=name, device=device)
+    labels = list((find.model.config.id2label or {}).values())
+    if not any(label.lower() == PERSON for label in labels):
+        raise ValueError(
+            f"--detector {name} has no label {PERSON!r}, so it would find nobody. It has {', '.join(labels[:8])}"
+            f"{', ...' if len(labels) > 8 else ''} ({len(labels)} in all). Take one that was trained on COCO or "
+            f"Objects365, such as {CurationOptions.detector}."
+        )
 
     def detect_people(images: list[Image.Image]) -> list[list[Box]]:
         return [
             [
                 [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"], one["score"]]
                 for one in found
-                if one["label"].lower() == "person"
+                if one["label"].lower() == PERSON
                 for box in [one["box"]]
             ]
             for found in find(images, batch_size=batch_size, threshold=0.5)
@@ -468,8 +507,8 @@ def report(folder: Path, plan: dict[str, Any]) -> dict[str, int]:
     if sum(total.values()) != num_images:
         raise RuntimeError(f"{num_images} images were listed and {sum(total.values())} counted: {dict(total)}.")
     counts = {name: total[name] for name in ("kept", *REASONS)}
-    shards = {"empty_shards": plan["empty_shards"], "broken_shards": plan["broken_shards"]}
-    write_json(folder / "report.json", {"images": num_images, **counts, **shards, "settings": plan["settings"]})
+    others = {name: plan.get(name, {}) for name in ("empty_shards", "broken_shards", "not_read")}
+    write_json(folder / "report.json", {"images": num_images, **counts, **others, "settings": plan["settings"]})
     return {"images": num_images, **counts}
 
 
