@@ -157,6 +157,12 @@ def test_rows_without_an_image_are_counted_and_named(source, heard):
 
 
 @pytest.mark.parametrize("source", [Listed, streamed])
+def test_what_comes_again_is_counted(source):
+    loader = loader_of(source([encoded("JPEG")] * 3), 2, num_samples=20)
+    assert len(list(loader)) == 10 and loader.counts["repeated"] == 17
+
+
+@pytest.mark.parametrize("source", [Listed, streamed])
 def test_images_that_follow_stand_in_for_bad_ones_in_a_row(source, heard):
     """Two good images of 64: batches are made of those that come next, the same in workers and after a restart."""
     contents = [b"broken"] * 64

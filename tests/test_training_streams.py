@@ -1,5 +1,8 @@
 """Streams with rows that cannot be used: what replaces them, in whole runs and in ones that go on."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,3 +95,29 @@ def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "a.json").mkdir()
     with pytest.raises(SavingError, match="a.json could not be written"):
         write_json(tmp_path / "a.json", {})
+
+
+def test_workers_end_with_an_error_of_the_main_process():
+    """They leave SIGTERM to it, which is how Python would end them."""
+    code = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from test_training_streams import Plain
+from training.data import StepPlan, make_loader
+
+batches = iter(make_loader(Plain(), StepPlan(40, 2), 1))
+next(batches)
+raise KeyError("an error of the training step")
+"""
+    tests = Path(__file__).parent
+    command = [sys.executable, "-c", code, str(tests.parent), str(tests)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and ended.stderr.strip().endswith("KeyError: 'an error of the training step'")
+
+
+class Plain:
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, key):
+        return {"name": str(key), "image": np.zeros((4, 6, 3), np.uint8)}

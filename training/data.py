@@ -9,10 +9,12 @@ Workers send whole grey levels and keypoints; the float images and the heatmaps 
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -344,11 +346,33 @@ class TrainerCollator:
         return self.inputs(collate(samples))
 
 
-def leave_signals(worker: int) -> None:
-    """For loading processes: Ctrl-C and SIGTERM, which reach the whole group, are the main process's to answer.
+class BatchLoader(DataLoader):
+    """A loader whose processes leave Ctrl-C and SIGTERM to the main one, and end with it.
 
-    It still needs batches to end its step; a loader ends its workers by itself, and they end when it is gone.
+    Signals reach the whole group, and the main process still needs batches to end its step. But Python ends its
+    children with SIGTERM and waits for them, for ever if an error has kept them alive: they are ended before.
     """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, worker_init_fn=_leave_signals, **options)
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        if self.num_workers:
+            _alive.add(batches)
+        return batches
+
+
+_alive: WeakSet[Any] = WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    for batches in list(_alive):
+        batches._shutdown_workers()
+
+
+def _leave_signals(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -357,7 +381,7 @@ def make_loader(
     dataset: TrainingSet | StreamingSet, plan: StepPlan, num_workers: int, pin_memory: bool = False
 ) -> DataLoader:
     """Batches of the plan in their order. Workers live through all epochs; each holds two batches ahead."""
-    options: dict[str, Any] = {"collate_fn": collate, "pin_memory": pin_memory, "worker_init_fn": leave_signals}
+    options: dict[str, Any] = {"collate_fn": collate, "pin_memory": pin_memory}
     if isinstance(dataset, StreamingSet):
-        return DataLoader(dataset, batch_size=plan.batch_size, num_workers=min(num_workers, 1), **options)
-    return DataLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options)  # type: ignore[arg-type]
+        return BatchLoader(dataset, batch_size=plan.batch_size, num_workers=min(num_workers, 1), **options)
+    return BatchLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options)

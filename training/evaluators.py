@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from .data import leave_signals
+from .data import BatchLoader
 from .formats import BadSampleError, Sample, SampleList
 
 logger = logging.get_logger(__name__)
@@ -238,8 +238,7 @@ class EvaluationSet(Dataset):
         rounds = -(-len(self) // num_processes)
         indices = [process + num_processes * number for number in range(rounds)]
         batches = [indices[start : start + batch_size] for start in range(0, rounds, batch_size)]
-        options: dict[str, Any] = {"collate_fn": self.collate, "worker_init_fn": leave_signals}
-        return DataLoader(_Wrapped(self), batch_sampler=batches, num_workers=num_workers, **options)  # type: ignore[arg-type]
+        return BatchLoader(_Wrapped(self), batch_sampler=batches, num_workers=num_workers, collate_fn=self.collate)
 
 
 class _Wrapped(Dataset):

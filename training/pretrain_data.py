@@ -8,10 +8,8 @@ flip and mask are the same in every worker, after a restart, and for any number 
 
 from __future__ import annotations
 
-import atexit
 import math
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,12 +23,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from sapiens_hf.image_loading_sapiens import EXIF_ORIENTATION
 
-from .data import StepPlan, leave_signals, sample_generator
+from .data import BatchLoader, StepPlan, sample_generator
 from .formats import BadSampleError, read_rgb
 from .loop import TrainingStoppedError
 from .pretrain_sources import Ask, ImagePlan, Mixture
@@ -254,13 +252,6 @@ def collate_images(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _end_workers(batches: weakref.ref[Any]) -> None:
-    """At the end of Python: it would send SIGTERM to workers that an error left alive, and wait for ever."""
-    alive = batches()
-    if alive is not None:
-        alive._shutdown_workers()
-
-
 class ImageLoader:
     """Batches in the order of the plan, with what they cost: seconds waited, and counts of images.
 
@@ -283,13 +274,12 @@ class ImageLoader:
         pin_memory: bool = False,
     ):
         self.plan = plan
-        self.loader = DataLoader(
+        self.loader = BatchLoader(
             ImageSet(mixture, options, patch_size, plan.batch_size, plan.seed),
-            batch_sampler=ImagePlan(mixture, plan),  # type: ignore[arg-type]
+            batch_sampler=ImagePlan(mixture, plan),
             num_workers=num_workers,
             collate_fn=collate_images,
             pin_memory=pin_memory,
-            worker_init_fn=leave_signals,
         )
         self.waited_s = 0.0
         self.counts: Counter[str] = Counter()
@@ -301,8 +291,6 @@ class ImageLoader:
             TooManyBadImagesError: if nothing in a batch nor in the many images after it can be used.
         """
         batches = iter(self.loader)
-        if self.loader.num_workers:
-            atexit.register(_end_workers, weakref.ref(batches))
         for number in count():
             since = time.perf_counter()
             batch = next(batches, None)

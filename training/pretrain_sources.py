@@ -461,4 +461,4 @@ class ImagePlan:
         if self._permutations.get(number, (None,))[0] != cycle:
             order = np.random.default_rng([self.plan.seed, number, cycle, 2]).permutation(size)
             self._permutations[number] = (cycle, order)
-        return Ask(epoch, place, number, "", None, int(self._permutations[number][1][within]), False)
+        return Ask(epoch, place, number, "", None, int(self._permutations[number][1][within]), cycle > 0)
