@@ -1,19 +1,21 @@
 """Masked pretraining, forward and backward, against transformers' ViTMAEForPreTraining of the same dimensions.
 
     python tests/benchmarks/bench_mae.py [--size 0.3b] [--image_px 512] [--batch 1] [--dtype float32] [--threads 2]
-        [--repeats 3] [--device cpu] [--checkpointing] [--tiny]
+        [--repeats 3] [--device cpu] [--checkpointing] [--find_batch] [--tiny]
 
 Both models run in this process on the same pixels and the same masks, with sdpa; rounds alternate and the order
 changes every round. Printed: images per second (median of the rounds), the ratio ours / theirs (goal at least 1.1),
 and memory: on a GPU the peak of allocated memory in a step, on a CPU the bytes that autograd keeps for the backward
 pass, weights not counted (goal no more than theirs); on a CPU also where the time of a step goes. Images are square:
-ViTMAE takes no others. `--tiny` is a quick check that the script works: its numbers say nothing.
+ViTMAE takes no others. `--find_batch`, on a GPU, first finds the largest batch of our model that fits. `--tiny` is a
+quick check that the script works: its numbers say nothing.
 """
 
 import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -114,6 +116,36 @@ def shares(model: torch.nn.Module, inputs: dict[str, torch.Tensor], dtype: torch
     return products / sum(times.values()), attention / sum(times.values())
 
 
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest number that fits, 0 if 1 does not: doubled until it does not, then halved between."""
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def largest_batch(model: torch.nn.Module, config: SapiensConfig, options: argparse.Namespace) -> int:
+    """Images of a step that the GPU's memory holds, without an optimiser's states."""
+    num_patches = (options.image_px // config.patch_size) ** 2
+
+    def fits(batch: int) -> bool:
+        try:
+            pixels = torch.zeros(batch, 3, options.image_px, options.image_px, device=options.device)
+            noise = torch.rand(batch, num_patches, device=options.device)
+            step(model, {"pixel_values": pixels, "noise": noise}, getattr(torch, options.dtype))
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        return True
+
+    return largest(fits)
+
+
 def main() -> None:
     """Print images per second, memory and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,13 +157,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--find_batch", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
+    if options.find_batch and "cuda" not in options.device:
+        parser.error(f"--find_batch is for a GPU's memory: take --device cuda, not {options.device}")
     if options.tiny:
         options.image_px = min(options.image_px, 128)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     config, models = build(options)
+    if options.find_batch:
+        print(f"largest batch of sapiens_hf that fits: {largest_batch(models['sapiens_hf'], config, options)}")
     num_patches = (options.image_px // config.patch_size) ** 2
     inputs = {
         "pixel_values": torch.randn(options.batch, 3, options.image_px, options.image_px, device=options.device),
