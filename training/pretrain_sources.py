@@ -6,7 +6,6 @@ read in order, once, by the process that trains, so nothing depends on the numbe
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 import tarfile
@@ -35,6 +34,7 @@ from .pretrain_streams import (
     undecoded,
 )
 from .sources import SyntheticSamples
+from .tables import nearest
 
 logger = logging.get_logger(__name__)
 
@@ -214,16 +214,6 @@ def looks_local(source: str) -> bool:
         or any(character in source for character in "*?[:\\")
         or Path(source).suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
     )
-
-
-def nearest(source: str) -> str:
-    """A question after the part of a path that is there under another name; empty where nothing is alike."""
-    path = Path(source)
-    while not path.parent.exists():
-        path = path.parent
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    alike = difflib.get_close_matches(path.name, names, n=1)
-    return f" (did you mean '{path.parent / alike[0]}'?)" if alike else ""
 
 
 def one_kind(source: str | Path, files: Iterable[Path]) -> list[Path]:

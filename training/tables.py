@@ -238,13 +238,20 @@ def _load(datasets: Any, source: str, split: str, streaming: bool) -> Any:
     except (ConnectionError, FileNotFoundError) as error:
         if folder.exists():
             raise
-        names = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, names, n=1)
         raise FileNotFoundError(
-            f"There is no file or folder {source!r}"
-            + (f" (did you mean {str(folder.parent / near[0])!r}?)" if near else "")
-            + f", and as a data set of the Hub it cannot be read ({error})."
+            f"There is no file or folder {source!r}{nearest(source)}, and as a data set of the Hub it cannot be read "
+            f"({error})."
         ) from error
+
+
+def nearest(source: str) -> str:
+    """A question after the part of a path that is there under another name; empty where nothing is alike."""
+    path = Path(source)
+    while not path.parent.exists():
+        path = path.parent
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    alike = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean '{path.parent / alike[0]}'?)" if alike else ""
 
 
 def _undecoded(table: Any) -> Any:
