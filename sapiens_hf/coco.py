@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+# COCO-WholeBody spreads a person over these keys, in the order of its keypoints; Goliath has a key of its own.
+WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+GOLIATH_KEY = "goliath_wholebody_kpts"
+
 
 def read_json(path: str | Path) -> Any:
     """Content of a JSON file.

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .coco import check_coco, is_person, numbers, person_categories, read_json, require
+from .coco import (
+    GOLIATH_KEY,
+    WHOLEBODY_KEYS,
+    check_coco,
+    is_person,
+    numbers,
+    person_categories,
+    read_json,
+    require,
+)
+from .image_loading_sapiens import as_mask
 from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set
 from .metrics import load_metric
 
@@ -23,10 +33,6 @@ ARRAY_SUFFIXES = (".npy",)
 MASK_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
 # How `sapiens-hf predict` ends its files; a folder that has such files may hold the other tasks' files too.
 PREDICTED = {"segmentation": ".labels.png", "depth": ".depth.npy", "normal": ".normal.npy"}
-# COCO-WholeBody spreads a person over these keys, in the order of its keypoints.
-WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
-GOLIATH_KEY = "goliath_wholebody_kpts"
-
 SAME_BOX_PX = 0.01  # a box that was given to the prediction and came back
 
 Folder = str | Path
@@ -167,18 +173,22 @@ def _answers(
     if named:
         whole = len(named) == len(predicted) and all(person.get("id") in named for person in labelled)
         return [named[person["id"]] for person in labelled] if whole else None
-    boxes = defaultdict(list)
+    candidates = defaultdict(list)
     for person in predicted:
         if person.get("bbox") is not None:
-            boxes[person["image_id"]].append(person)
-    answers = []
-    for person in labelled:
-        same = [
-            p for p in boxes[person["image_id"]] if np.allclose(p["bbox"], person["bbox"], rtol=0, atol=SAME_BOX_PX)
-        ]
-        if len(same) != 1:
+            candidates[person["image_id"]].append(person)
+    asked = defaultdict(list)
+    for place, person in enumerate(labelled):
+        asked[person["image_id"]].append(place)
+    answers: list[Any] = [None] * len(labelled)
+    for image, places in asked.items():
+        given = np.array([person["bbox"] for person in candidates[image]], dtype=np.float64).reshape(-1, 4)
+        true = np.array([labelled[place]["bbox"] for place in places], dtype=np.float64).reshape(-1, 4)
+        same = (np.abs(true[:, None] - given) <= SAME_BOX_PX).all(axis=-1)  # (num_labelled, num_predicted)
+        if (same.sum(axis=1) != 1).any():
             return None
-        answers += same
+        for place, match in zip(places, same.argmax(axis=1).tolist(), strict=True):
+            answers[place] = candidates[image][match]
     return answers
 
 
@@ -403,10 +413,8 @@ def _read_normals(path: Path) -> np.ndarray:
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    """Boolean mask (height, width); of a colour image the first channel, as the original's masks.
-
-    JPEG leaves faint traces around what it holds: there a pixel counts from half of white on, if any is that bright.
-    """
-    mask = _read_array(path) if path.suffix.lower() == ".npy" else np.asarray(Image.open(path))
-    lowest = 127 if path.suffix.lower() in (".jpg", ".jpeg") and mask.max(initial=0) > 127 else 0
-    return (mask if mask.ndim == 2 else mask[..., 0]) > lowest
+    """Boolean mask (height, width) of an image or array file."""
+    if path.suffix.lower() == ".npy":
+        return as_mask(_read_array(path))
+    with Image.open(path) as file:
+        return as_mask(np.asarray(file), file.format)

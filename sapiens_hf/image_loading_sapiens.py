@@ -35,6 +35,8 @@ EXIF_ORIENTATION = 0x0112
 KINDS = "a PIL image, a numpy array, a torch tensor, a path, a URL or the bytes of an image file"
 # Modes whose pixels are numbers rather than 8-bit colours; PIL's own conversion to RGB would clip them at 255.
 NUMBER_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+# Formats whose compression may change values: around the 255 of a mask lie pixels of 1 to 10.
+LOSSY_FORMATS = frozenset(("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"))
 
 
 def flatten_images(images: Any) -> list[Any]:
@@ -265,3 +267,19 @@ def _as_levels(values: Tensor, name: str) -> Tensor:
     if low < 0 or high > 255:
         raise ValueError(f"{name} has integer values {low}..{high}; expected 0..255, or uint16 for a 16-bit image.")
     return values.to(torch.uint8)
+
+
+def as_mask(values: np.ndarray, image_format: str | None = None) -> np.ndarray:
+    """A stored mask as booleans: what is not 0; of a colour image the first channel, as the original.
+
+    Args:
+        values: (height, width) or (height, width, num_channels).
+        image_format: of the image file, as PIL names it; None for arrays. Of 8-bit values that compression may have
+            changed, those above 127 count, unless none is.
+
+    Returns:
+        (height, width) bool.
+    """
+    values = values if values.ndim == 2 else values[..., 0]
+    is_rounded = image_format in LOSSY_FORMATS and values.dtype == np.uint8 and values.max(initial=0) > 127
+    return values > (127 if is_rounded else 0)

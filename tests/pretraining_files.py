@@ -17,9 +17,9 @@ NARROW = [
 ]
 
 
-def picture(index: int, height: int = 90, width: int = 76) -> Image.Image:
+def picture(index: int, height: int = 90, width: int = 76, blocks: tuple[int, int] = (6, 5)) -> Image.Image:
     rng = np.random.default_rng(index)
-    return Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize((width, height), 3)
+    return Image.fromarray(rng.integers(0, 256, (*blocks, 3), dtype=np.uint8)).resize((width, height), 3)
 
 
 def jpeg(image: Image.Image, **options) -> bytes:
@@ -91,3 +91,18 @@ class Listener(logging.Handler):
 
     def __exit__(self, *_):
         self.logger.removeHandler(self)
+
+
+class Listed:
+    """A source at hand of given contents."""
+
+    name = "list"
+
+    def __init__(self, contents: list[bytes]):
+        self.contents = contents
+
+    def __len__(self):
+        return len(self.contents)
+
+    def raw(self, index):
+        return f"list[{index}]", self.contents[index]

@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pretraining_files
 import pytest
 from PIL import Image
+from pretraining_files import jpeg
 
 from training import curate_humans
 from training.curate_humans import (
@@ -31,21 +33,14 @@ from training.curate_humans import (
     transformers_detector,
 )
 from training.pretrain_sources import open_source
-from training.shards import tar_is_whole, tar_members
+from training.shards import tar_members
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = ["--min_box_px", "30", "--min_side_px", "40", "--max_pixels", "100000", "--batch_size", "3"]
 
 
 def picture(index: int, height: int = 70, width: int = 60) -> Image.Image:
-    rng = np.random.default_rng(index)
-    return Image.fromarray(rng.integers(0, 256, (8, 7, 3), dtype=np.uint8)).resize((width, height), 3)
-
-
-def jpeg(image: Image.Image, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
+    return pretraining_files.picture(index, height, width, blocks=(8, 7))
 
 
 def fake_detector(images):
@@ -295,13 +290,13 @@ def test_damaged_shards_are_named_and_counted(tmp_path):
     damaged["packed"] = gzip.compress(content)[:-900]
     for name, changed in damaged.items():
         (tmp_path / f"{name}.tar").write_bytes(changed)
-        assert not tar_is_whole(tmp_path / f"{name}.tar"), name
+        assert not tar_members(tmp_path / f"{name}.tar")[1], name
     members = {name: len(tar_members(tmp_path / f"{name}.tar")[0]) for name in ("cut20", f"cut{starts[1]}", "header")}
     assert members == {"cut20": 0, f"cut{starts[1]}": 1, "header": 2}
     (tmp_path / "zeros.tar").write_bytes(bytes(10240))
     (tmp_path / "empty.tar").write_bytes(b"")
     (tmp_path / "short.tar").write_bytes(content[: end + 1024])
-    assert all(tar_is_whole(tmp_path / f"{name}.tar") for name in ("whole", "zeros", "empty", "short"))
+    assert all(tar_members(tmp_path / f"{name}.tar")[1] for name in ("whole", "zeros", "empty", "short"))
 
     sources = [str(tmp_path / f"{name}.tar") for name in ("whole", "header", "packed")]
     counts = main(["--sources", *sources, "--output_dir", str(tmp_path / "out"), *LIMITS], fake_detector)

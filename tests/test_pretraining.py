@@ -16,7 +16,7 @@ import original_files
 import pytest
 import torch
 from PIL import Image
-from pretraining_files import NARROW, Listener, jpeg, line, picture, write_data, write_folder
+from pretraining_files import NARROW, Listed, Listener, jpeg, line, picture, write_data, write_folder
 from safetensors.torch import load_file
 
 import sapiens_hf
@@ -311,21 +311,6 @@ def test_bad_images_are_replaced_counted_and_named(data, tmp_path):
     check_share({"images": 10, "cmyk": 10}, 0.01)  # a handful at the start says nothing yet
     with pytest.raises(TooManyBadImagesError, match="21 of 2000 images.*cmyk 20, animated 1"):
         check_share({"images": 2000, "cmyk": 20, "animated": 1}, 0.01)
-
-
-class Listed:
-    """A source of given contents."""
-
-    name = "list"
-
-    def __init__(self, contents: list[bytes]):
-        self.contents = contents
-
-    def __len__(self):
-        return len(self.contents)
-
-    def raw(self, index):
-        return f"list[{index}]", self.contents[index]
 
 
 def batches(contents: list[bytes], batch_size: int, workers: int = 0, **plan) -> tuple[ImageLoader, list[dict]]:

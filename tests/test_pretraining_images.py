@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretraining_files import Listed, Listener, picture
 
 from training import pretrain_data
 from training.checkpoints import read_metrics
@@ -33,11 +33,6 @@ from training.pretrain_sources import Mixture, StreamSource
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = CropOptions((64, 48))
-
-
-def picture(index: int, height: int = 90, width: int = 76) -> Image.Image:
-    rng = np.random.default_rng(index)
-    return Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize((width, height), 3)
 
 
 def encoded(kind: str, frames: int = 1, **options) -> bytes:
@@ -96,21 +91,6 @@ def test_the_first_frame_of_a_phones_photograph_is_used():
 
 
 # -------------------------------------------------------------------------------------------------------------- loader
-class Listed:
-    """A source at hand of given contents."""
-
-    name = "list"
-
-    def __init__(self, contents: list[bytes]):
-        self.contents = contents
-
-    def __len__(self):
-        return len(self.contents)
-
-    def raw(self, index):
-        return f"list[{index}]", self.contents[index]
-
-
 def streamed(contents: list[bytes | None]) -> StreamSource:
     """A stream of given contents in four shards."""
 
@@ -122,23 +102,10 @@ def streamed(contents: list[bytes | None]) -> StreamSource:
     return StreamSource(datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": [0, 1, 2, 3]}), "stream")
 
 
-class Heard(logging.Handler):
-    """What the loader says; transformers' loggers do not propagate."""
-
-    def __init__(self):
-        super().__init__()
-        self.messages: list[str] = []
-
-    def emit(self, record):
-        self.messages.append(record.getMessage())
-
-
 @pytest.fixture
 def heard():
-    handler = Heard()
-    pretrain_data.logger.addHandler(handler)
-    yield handler.messages
-    pretrain_data.logger.removeHandler(handler)
+    with Listener(pretrain_data.logger) as listener:
+        yield listener.messages
 
 
 def loader_of(source, batch_size: int, workers: int = 0, num_samples: int | None = None, **plan) -> ImageLoader:

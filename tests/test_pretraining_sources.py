@@ -320,7 +320,7 @@ def test_empty_and_missing_sources(data, tmp_path):
         open_source(str(tmp_path / "s2"), "train", False, 0)
     with pytest.raises(FileNotFoundError, match="holds no image"):
         open_source(str(tmp_path), "train", False, 0)
-    with pytest.raises(FileNotFoundError, match="no file, folder or shard"):
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
         open_source(str(tmp_path / "nothing"), "train", False, 0)
     with pytest.raises(FileNotFoundError, match="no folder"):
         FolderSource(tmp_path / "nothing")
@@ -392,7 +392,7 @@ def test_misspelt_sources(data, monkeypatch):
         *(("photoz/", "photos"), ("shardz/*.tar", "shards"), ("./tabel", "table"), ("photos/00.jpq/", "00.jpg")),
         *(("photoz.tar", "photos"), ("a/b/c", None), ("07.jpg", None), ("synthetik:0:9:8x6", None)),
     ):
-        with pytest.raises(FileNotFoundError, match="no file, folder or shard") as caught:
+        with pytest.raises(FileNotFoundError, match="no file or folder") as caught:
             open_source(source, "train", False, 0)
         assert (f"{meant}'?" in str(caught.value)) if meant else ("did you mean" not in str(caught.value)), source
     for source in ("photoz", "photos/shardz"):
@@ -400,7 +400,7 @@ def test_misspelt_sources(data, monkeypatch):
             FileNotFoundError, match=f"{source} here.*As the id .* ConnectionError|{source} here"
         ) as caught:
             open_source(source, "train", False, 0)
-        assert "could not be reached either (ConnectionError" in str(caught.value)
+        assert "could not be read either (ConnectionError" in str(caught.value)
         assert ("did you mean 'photos'" in str(caught.value)) == (source == "photoz")
     for message, hint in (("share the same prefix or the same types", "Copy the tars"), ("Unknown split", "^Unknown")):
 

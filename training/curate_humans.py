@@ -38,14 +38,13 @@ from transformers.utils import logging
 from sapiens_hf.image_loading_sapiens import EXIF_ORIENTATION
 
 from .checkpoints import PARTIAL, write_json
-from .formats import IMAGE_SUFFIXES, read_rgb
+from .formats import PICTURE_SUFFIXES, read_rgb
 from .pretrain_data import BadImageError, CropOptions, open_image, reading
 from .shards import tar_members
 
 logger = logging.get_logger(__name__)
 
 STAGES = ("all", "detect", "dedup", "pack", "report")
-SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 SHARD_SUFFIX = ".tar"
 UNIT_IMAGES = 1000
 HASH_BITS = 64
@@ -215,8 +214,8 @@ def _files(folder: Path) -> list[str]:
 
 def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The images among the names of files, and the others."""
-    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return images, [name for name in names if Path(name).suffix.lower() not in SUFFIXES]
+    images = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    return images, [name for name in names if Path(name).suffix.lower() not in PICTURE_SUFFIXES]
 
 
 def _note_others(not_read: dict[str, dict[str, Any]], place: Path, names: Iterable[str]) -> None:

@@ -21,19 +21,27 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from sapiens_hf.coco import check_coco, is_person, numbers, person_categories, read_json, require
-from sapiens_hf.image_loading_sapiens import read_image
+from sapiens_hf.coco import (
+    GOLIATH_KEY,
+    WHOLEBODY_KEYS,
+    check_coco,
+    is_person,
+    numbers,
+    person_categories,
+    read_json,
+    require,
+)
+from sapiens_hf.image_loading_sapiens import as_mask, read_image
 
 Sample = dict[str, Any]
 TASKS = ("pose", "segmentation", "depth", "normal")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # the usual ones; see image_suffixes
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")  # of pretraining, which counts animations
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
 # What PIL reads that is no picture, or lies beside pictures: documents, films, measurements, icons.
 NO_PICTURES = frozenset(
     ("BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "PDF", "PSD", "WMF")
 )
-# Compression that may change values: around the 255 of a mask lie pixels of 1 to 10.
-LOSSY = frozenset(("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"))
 # Names that folders of a tree have in the original's data sets; {split} is "train" or "val".
 IMAGE_FOLDERS = (
     "images/{split}_images",
@@ -53,9 +61,6 @@ LABEL_FOLDERS = {
     "normal": ("normals/{split}", "{split}/normals", "normals", "normal"),
 }
 MASK_FOLDERS = ("masks/{split}", "{split}/masks", "masks", "mask")
-# COCO-WholeBody spreads a person over these keys, in the order of its keypoints; Goliath has a key of its own.
-WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
-GOLIATH_KEY = "goliath_wholebody_kpts"
 # A split as a word of a file's name: "train2017", "val", "validation".
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?:id|idation|ing)?(?![a-z])")
 # Vectors further from unit length than this were not meant as normals; nearer ones are normalised.
@@ -147,19 +152,21 @@ class CocoKeypoints:
 
     def _keypoints(self, annotation: Mapping[str, Any], where: str) -> np.ndarray:
         """Keypoints (num_keypoints, 3) as the file has them, all zero where it has none."""
-        lists = {key: numbers(annotation, key, where) for key in (*WHOLEBODY_KEYS, GOLIATH_KEY) if key in annotation}
-        if not any(map(len, lists.values())):
-            return np.zeros((self.num_keypoints, 3))
-        choices = [lists.get("keypoints", np.zeros(0)), lists.get(GOLIATH_KEY, np.zeros(0))]
-        if all(key in lists for key in WHOLEBODY_KEYS):
-            choices.append(np.concatenate([lists[key] for key in WHOLEBODY_KEYS]))
-        fitting = [flat for flat in choices if len(flat) == 3 * self.num_keypoints]
-        if not fitting:
+        length, found = 3 * self.num_keypoints, []
+        for keys in (("keypoints",), (GOLIATH_KEY,), WHOLEBODY_KEYS):
+            if all(key in annotation for key in keys):
+                flat = np.concatenate([numbers(annotation, key, where) for key in keys])
+                if len(flat) == length:
+                    break
+                found.append(len(flat))
+        else:
+            if not any(found):
+                return np.zeros((self.num_keypoints, 3))
             raise ValueError(
-                f"{where} has {len(choices[0]) / 3:g} keypoints, but the model has {self.num_keypoints}. Choose the "
-                "file's own set with --keypoint_set."
+                f"{where} has {next(filter(None, found)) / 3:g} keypoints, but the model has {self.num_keypoints}. "
+                "Choose the file's own set with --keypoint_set."
             )
-        points = fitting[0].reshape(-1, 3)
+        points = flat.reshape(-1, 3)
         if not np.isfinite(points[points[:, 2] > 0]).all():
             raise ValueError(f"{where} has NaN or infinite keypoints.")
         return np.where(points[:, 2:] > 0, points, 0.0)
@@ -380,14 +387,8 @@ def _read_array(source: Any, name: str) -> tuple[np.ndarray, str | None]:
 
 
 def read_mask(source: Any, name: str | None = None) -> np.ndarray:
-    """Mask (height, width) bool: what is not 0; of a colour image the first channel, as the original.
-
-    Of an 8-bit image whose compression may change values, what is above 127, unless nothing is.
-    """
-    values, kind = _read_array(source, name or str(source))
-    values = values if values.ndim == 2 else values[..., 0]
-    is_rounded = kind in LOSSY and values.dtype == np.uint8 and values.max(initial=0) > 127
-    return values > (127 if is_rounded else 0)
+    """Mask (height, width) bool of a file, a PIL image or an array, by `as_mask`."""
+    return as_mask(*_read_array(source, name or str(source)))
 
 
 def read_maps(

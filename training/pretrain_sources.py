@@ -20,7 +20,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .data import StepPlan
-from .formats import IMAGE_SUFFIXES
+from .formats import PICTURE_SUFFIXES
 from .pretrain_streams import (
     MIXED_ROWS,
     STREAM_COUNTS,
@@ -31,15 +31,13 @@ from .pretrain_streams import (
     image_column,
     open_tars,
     read_ahead,
-    undecoded,
 )
+from .shards import SHARD_SUFFIXES
 from .sources import SyntheticSamples
-from .tables import nearest
+from .tables import datasets_library, is_saved_table, load_table, undecoded
 
 logger = logging.get_logger(__name__)
 
-SHARD_SUFFIXES = (".tar", ".parquet")
-PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 # Places of an epoch that are arranged at a time; within each, every source has its share.
 BLOCK_SIZE = 65_536
 
@@ -96,7 +94,7 @@ class TableSource:
 
     def __init__(self, table: Any, name: str, column: str | None = None):
         column = column or image_column(table.features, table.column_names, name)
-        self.name, self.column, self.table = name, column, undecoded(table.select_columns([column]), column)
+        self.name, self.column, self.table = name, column, undecoded(table.select_columns([column]))
         if not len(table):
             raise ValueError(f"{name} holds no image.")
 
@@ -146,18 +144,12 @@ def open_source(
     if source.startswith("synthetic:"):
         return SyntheticSource(source)
     path = Path(source)
-    is_table = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    is_table = is_saved_table(path)
     files = [] if is_table else find_files(source)
     if files and files[0].suffix.lower() in PICTURE_SUFFIXES:
         return FolderSource(os.path.commonpath([file.parent for file in files]), files)
     if path.is_dir() and not files and not is_table:
         return FolderSource(path)
-    if not path.is_dir() and not files and looks_local(source):
-        raise FileNotFoundError(f"There is no file, folder or shard {source}{nearest(source)}.")
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("Shards and tables need the `datasets` package: pip install sapiens_hf[train].") from error
     if files:
         full = full_shards(source, files)
         if full[0].suffix.lower() == ".tar":
@@ -167,35 +159,18 @@ def open_source(
                 stream, source, seed, "image", files=full, max_bad_share=max_bad_share, count_rows=counter
             )
         data_files = {"train": [str(shard) for shard in full]}
-        table = datasets.load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
+        table = datasets_library().load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
         if streaming:
             return StreamSource(table, source, seed, column, files=full, max_bad_share=max_bad_share)
-    elif is_table:
-        table = datasets.load_from_disk(source)
-        table = table[split] if isinstance(table, dict) else table
-        table = table.to_iterable_dataset() if streaming else table
     else:
-        table = load_from_hub(source, split, streaming)
+        table = load_of_one_kind(source, split, streaming)
     return StreamSource(table, source, seed, column) if streaming else TableSource(table, source, column)
 
 
-def load_from_hub(source: str, split: str, streaming: bool) -> Any:
-    """A data set of the Hub.
-
-    Raises:
-        FileNotFoundError: if it cannot be reached; perhaps a folder was meant.
-        ValueError: if its tars mix files of several kinds.
-    """
-    import datasets
-    from huggingface_hub.errors import HFValidationError
-
+def load_of_one_kind(source: str, split: str, streaming: bool) -> Any:
+    """`load_table`, with a way out where tars hold files of several kinds."""
     try:
-        return datasets.load_dataset(source, split=split, streaming=streaming)
-    except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"There is no folder or file {source} here{nearest(source)}. As the id of a data set on the Hub it could "
-            f"not be reached either ({type(error).__name__}: {error})."
-        ) from error
+        return load_table(source, split, streaming)
     except ValueError as error:
         if "same types" not in str(error):
             raise
@@ -203,17 +178,6 @@ def load_from_hub(source: str, split: str, streaming: bool) -> Any:
             f"{source}: {error} `datasets` takes one kind of file per row. Copy the tars to a folder and give that: "
             "read from there, each row may have an image of any kind."
         ) from error
-
-
-def looks_local(source: str) -> bool:
-    """Whether a text cannot be the id of a data set on the Hub: OWNER/NAME, or a name alone."""
-    return (
-        source.startswith((".", "/", "~"))
-        or source.endswith("/")
-        or source.count("/") > 1
-        or any(character in source for character in "*?[:\\")
-        or Path(source).suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
-    )
 
 
 def one_kind(source: str | Path, files: Iterable[Path]) -> list[Path]:

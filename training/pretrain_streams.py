@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers.utils import logging
 
-from .formats import IMAGE_SUFFIXES
-from .shards import tar_is_whole, tar_members
+from .formats import PICTURE_SUFFIXES
+from .shards import is_whole, tar_members
+from .tables import datasets_library
 
 logger = logging.get_logger(__name__)
 
@@ -256,8 +257,7 @@ def open_tars(files: Sequence[Path], column: str | None = None) -> Any:
     Raises:
         ValueError: if the first tar holds no such file; lists the endings in it.
     """
-    import datasets
-
+    datasets = datasets_library()
     names, _ = tar_members(files[0])
     if names and not any(tar_images(names, column)):
         endings = sorted({split_name(name)[1] for name in names})
@@ -285,14 +285,14 @@ def tar_rows(files: Sequence[str], column: str | None = None) -> Iterator[dict[s
             for name, member in tar_images(members, column):
                 content = archive.extractfile(member)
                 yield {"name": name, "image": content.read()}  # type: ignore[union-attr]
-        if not tar_is_whole(file):
-            raise DamagedTarError("its end is missing")
+            if not is_whole(archive):
+                raise DamagedTarError("its end is missing")
 
 
 def count_tar_rows(file: Path, column: str | None = None) -> int | None:
     """Images in a tar, by its headers; None if it is damaged."""
-    names, is_whole = tar_members(file)
-    return sum(1 for _ in tar_images(names, column)) if is_whole else None
+    names, ends = tar_members(file)
+    return sum(1 for _ in tar_images(names, column)) if ends else None
 
 
 def tar_images(members: Iterable[Any], column: str | None) -> Iterator[tuple[str, Any]]:
@@ -305,7 +305,7 @@ def tar_images(members: Iterable[Any], column: str | None) -> Iterator[tuple[str
         key, ending = split_name(getattr(member, "name", member))
         if key == last or PurePosixPath(key).name.startswith(("__", ".")):
             continue
-        if ending == column if column else f".{ending.lower()}" in (*IMAGE_SUFFIXES, ".gif"):
+        if ending == column if column else f".{ending.lower()}" in PICTURE_SUFFIXES:
             last = key
             yield key, member
 
@@ -330,14 +330,6 @@ def image_column(features: Any, names: Sequence[str], where: str) -> str:
         if name in names:
             return name
     raise ValueError(f"{where} has no column of images; it has {', '.join(names)}. Name it with --image_column.")
-
-
-def undecoded(table: Any, column: str) -> Any:
-    import datasets
-
-    if type(table.features[column]).__name__ == "Image":
-        return table.cast_column(column, datasets.Image(decode=False))
-    return table
 
 
 def encoded(value: Any) -> Any:

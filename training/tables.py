@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .formats import BadSampleError, Sample, check_sizes, read_maps, read_mask, read_rgb
+from .formats import PICTURE_SUFFIXES, BadSampleError, Sample, check_sizes, read_maps, read_mask, read_rgb
+from .shards import SHARD_SUFFIXES
 
 COLUMNS = {
     "image": ("image", "img", "pixel_values"),
@@ -125,7 +126,7 @@ class TableSamples:
     """
 
     def __init__(self, table: Any, reader: TableReader, name: str = "table"):
-        self.table, self.reader, self.name = _undecoded(table), reader, name
+        self.table, self.reader, self.name = undecoded(table), reader, name
         if reader.task == "pose":
             outer = {column.partition(".")[0] for role, column in reader.columns.items() if column and role != "image"}
             numbers = table.select_columns(sorted(outer))
@@ -158,7 +159,7 @@ class StreamSamples:
     """A streamed `datasets.IterableDataset`, shuffled within a buffer in an order that seed and epoch give."""
 
     def __init__(self, stream: Any, reader: TableReader, name: str = "stream", seed: int = 0, buffer_size: int = 256):
-        self.stream, self.reader, self.name = _undecoded(stream), reader, name
+        self.stream, self.reader, self.name = undecoded(stream), reader, name
         self.seed, self.buffer_size = seed, buffer_size
 
     def first(self, count: int) -> StreamSamples:
@@ -203,17 +204,9 @@ def open_table(
         FileNotFoundError: if the source is neither here nor on the Hub; names the nearest file or folder.
         ValueError: if a column or the split is missing.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("Tables need the `datasets` package: pip install sapiens_hf[train].") from error
+    datasets = datasets_library()
     name = source if isinstance(source, str) else "table"
-    if isinstance(source, str):
-        source = _load(datasets, source, split, streaming)
-    if isinstance(source, Mapping):
-        if split not in source:
-            raise ValueError(f"{name} has no split {split!r}; it has {', '.join(source)}.")
-        source = source[split]
+    source = load_table(source, split, streaming) if isinstance(source, str) else _of_split(source, split, name)
     if source.column_names is None:
         source = source._resolve_features()  # a stream without metadata reads its first rows to know its columns
     nested = source.features.get("objects") if source.features is not None else None
@@ -225,23 +218,58 @@ def open_table(
     return TableSamples(source, reader, name)
 
 
-def _load(datasets: Any, source: str, split: str, streaming: bool) -> Any:
-    folder = Path(source)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        table = datasets.load_from_disk(source)
-        table = table[split] if isinstance(table, Mapping) and split in table else table
-        return table.to_iterable_dataset() if streaming and not isinstance(table, Mapping) else table
+def load_table(source: str, split: str, streaming: bool) -> Any:
+    """A Dataset, or an IterableDataset if `streaming`, from a folder or the Hub.
+
+    Raises:
+        ImportError: if `datasets` is not installed.
+        FileNotFoundError: if the source is neither here nor on the Hub; names the nearest file or folder. What cannot
+            be an id is not looked for there.
+        ValueError: if the split is missing.
+    """
+    datasets = datasets_library()
+    from huggingface_hub.errors import HFValidationError
+
+    path = Path(source)
+    if is_saved_table(path):
+        table = _of_split(datasets.load_from_disk(source), split, source)
+        return table.to_iterable_dataset() if streaming else table
+    if not path.exists():
+        is_file_name = path.suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
+        if is_file_name or not HUB_ID.fullmatch(source):
+            raise FileNotFoundError(f"There is no file or folder {source}{nearest(source)}.")
     try:
-        if not folder.exists() and not HUB_ID.fullmatch(source):
-            raise FileNotFoundError("it is no name of one")
         return datasets.load_dataset(source, split=split, streaming=streaming)
-    except (ConnectionError, FileNotFoundError) as error:
-        if folder.exists():
+    except (OSError, HFValidationError) as error:
+        if path.exists():
             raise
         raise FileNotFoundError(
-            f"There is no file or folder {source!r}{nearest(source)}, and as a data set of the Hub it cannot be read "
-            f"({error})."
+            f"There is no file or folder {source} here{nearest(source)}. As the id of a data set on the Hub it could "
+            f"not be read either ({type(error).__name__}: {error})."
         ) from error
+
+
+def _of_split(table: Any, split: str, name: str) -> Any:
+    """The table itself, or of several that of the split."""
+    if not isinstance(table, Mapping):
+        return table
+    if split not in table:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(table)}.")
+    return table[split]
+
+
+def is_saved_table(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def datasets_library() -> Any:
+    """The `datasets` package, or an ImportError that says how to get it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("Tables and shards need the `datasets` package: pip install sapiens_hf[train].") from error
+    return datasets
 
 
 def nearest(source: str) -> str:
@@ -254,7 +282,7 @@ def nearest(source: str) -> str:
     return f" (did you mean '{path.parent / alike[0]}'?)" if alike else ""
 
 
-def _undecoded(table: Any) -> Any:
+def undecoded(table: Any) -> Any:
     """The table with Image columns as bytes or paths."""
     import datasets
 
