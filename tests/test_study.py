@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from training import generic_images
-from training.experiments import Run, execute, execute_all, first_pictures
+from training.experiments import Run, execute, execute_all, first_pictures, pictures_of_anything_else
 from training.generic_images import generic_image, photo_files, write_generic
 from training.pretrain_demo import summary
 from training.pretrain_mae import main as pretrain
@@ -91,9 +91,11 @@ def test_pictures_without_people(tmp_path, monkeypatch):
     pictures = [generic_image(5, index, (48, 40)) for index in range(4)]
     assert all(np.array_equal(one, generic_image(5, index, (48, 40))) for index, one in enumerate(pictures))
     assert not np.array_equal(pictures[0], pictures[1])
-    assert (
-        write_generic(tmp_path / "some", 5, 2, (48, 40)) == 2 and write_generic(tmp_path / "some", 5, 3, (48, 40)) == 1
-    )
+    assert write_generic(range(2), tmp_path / "some", 5, (48, 40)) == 2
+    assert write_generic(range(3), tmp_path / "some", 5, (48, 40)) == 1
+    pictures_of_anything_else(tmp_path / "parts", 5, 4, (48, 40), workers=2)
+    assert len(list((tmp_path / "parts").iterdir())) == 4
+    assert (tmp_path / "parts" / "000001.png").read_bytes() == (tmp_path / "some" / "000001.png").read_bytes()
     with Image.open(tmp_path / "some" / "000001.png") as file:
         assert np.array_equal(np.asarray(file), pictures[1])
     links = first_pictures(tmp_path / "first", tmp_path / "some", 2)

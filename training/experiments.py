@@ -13,8 +13,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sapiens_hf import SapiensConfig
 from sapiens_hf.synthetic.writers import Recipe, make
@@ -28,6 +29,7 @@ from .loop import RESULTS_FILE
 from .mae_cost import mae_flops
 from .pretrain_mae import main as pretrain
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 TRAIN_SEED, VAL_SEED, LABEL_SEED = 101, 202, 303
 FINETUNE: dict[str, Callable[[Sequence[str]], dict[str, float]]] = {
     "pose": finetune_pose,
@@ -230,12 +232,17 @@ def execute(run: Run) -> dict[str, float]:
 
 
 def execute_all(runs: Sequence[Run], num_processes: int) -> list[dict[str, float]]:
-    """Runs in several processes of one thread each; results in the order of the runs."""
+    """Runs in several processes; results in the order of the runs."""
+    return in_processes(execute, runs, num_processes)
+
+
+def in_processes(work: Callable[[Item], Result], items: Sequence[Item], num_processes: int) -> list[Result]:
+    """`work` of each item, in processes of one thread each (or in this one, if there is to be one)."""
     if num_processes == 1:
-        return [execute(run) for run in runs]
+        return [work(item) for item in items]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, mp_context=context, initializer=single_thread) as pool:
-        return list(pool.map(execute, runs))
+        return list(pool.map(work, items))
 
 
 def single_thread() -> None:
@@ -260,9 +267,10 @@ def pictures_of_people(folder: Path, seed: int, count: int, size: tuple[int, int
     return folder / "images"
 
 
-def pictures_of_anything_else(folder: Path, seed: int, count: int, size: tuple[int, int]) -> Path:
+def pictures_of_anything_else(folder: Path, seed: int, count: int, size: tuple[int, int], workers: int = 1) -> Path:
     """As many pictures without people."""
-    write_generic(folder, seed, count, size)
+    work = partial(write_generic, folder=folder, seed=seed, size=size)
+    in_processes(work, [range(first, count, workers) for first in range(workers)], workers)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +82,11 @@ def photo_files() -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.stem in PHOTOS and path.suffix in (".png", ".jpg"))
 
 
-def write_generic(folder: Path, seed: int, count: int, size: tuple[int, int]) -> int:
-    """Write pictures 0 to count - 1 as PNG; those that are there stay. Returns how many are new."""
+def write_generic(indices: Iterable[int], folder: Path, seed: int, size: tuple[int, int]) -> int:
+    """Write the pictures of these numbers as PNG; those that are there stay. Returns how many are new."""
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
-    for index in range(count):
+    for index in indices:
         path = folder / f"{index:06d}.png"
         if not path.is_file():
             partial = path.with_suffix(".partial")

@@ -146,9 +146,10 @@ def make_arms(study: Study, folder: Path, figures: Sequence[str], num_processes:
         arms.append(Arm(figure, label, task, seed, start, run))
 
     steps = scale.pretrain_steps
+    if "data" in figures:
+        generic = pictures_of_anything_else(data / "generic", TRAIN_SEED, count, scale.size, num_processes)
     for seed in study.seeds:
         if "data" in figures:
-            generic = pictures_of_anything_else(data / "generic", TRAIN_SEED, count, scale.size)
             for task in study.tasks:
                 add("data", "random", task, seed, None, study.network, 0)
                 add("data", "generic", task, seed, generic, study.network, steps)
