@@ -152,7 +152,7 @@ def _add_evaluate(verbs) -> None:
     verb.add_argument("--predictions", required=True, help="folder that predict wrote; COCO results JSON for pose")
     verb.add_argument("--truth", required=True, help="folder of files of the same names; COCO JSON for pose")
     verb.add_argument("--masks", help="folder of person masks, for depth and normals")
-    verb.add_argument("--keypoint-set", default="coco", help="coco, coco_wholebody or goliath")
+    verb.add_argument("--keypoint-set", default="coco", help="coco, coco_wholebody, goliath or your JSON")
     verb.add_argument(
         "--class-set", default="goliath28", help="goliath28, lip20, cihp20, face_synthetics19 or your JSON"
     )

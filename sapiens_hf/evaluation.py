@@ -25,7 +25,7 @@ from .coco import (
     require,
 )
 from .image_loading_sapiens import as_mask
-from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set
+from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set, make_keypoint_set
 from .metrics import load_metric
 
 LABEL_SUFFIXES = (".png", ".npy", ".bmp", ".tif", ".tiff")
@@ -55,8 +55,10 @@ def evaluate_pose(
             pixels and score, flat; COCO-WholeBody's five keys work too), and `bbox` (x, y, width, height), which
             OKS-NMS needs. `bbox_score` (default 1) is multiplied with the keypoint scores; `score` is taken as final.
             With one prediction for each labelled annotation, by `annotation_id` or by equal boxes, PCK is scored too.
-        keypoint_set: "coco", "coco_wholebody", "goliath", or 17, 133, 308. Predictions of a larger set are
-            converted by name: 308 Goliath points give the 53 that COCO-WholeBody shares, the others score 0.
+        keypoint_set: "coco", "coco_wholebody", "goliath", or 17, 133, 308, or the JSON file of your own with its
+            `names`, as training takes it, and perhaps OKS `sigmas` (default: the mean of COCO's for all). Predictions
+            of a larger set are converted by name: 308 Goliath points give the 53 that COCO-WholeBody shares, the
+            others score 0.
         nms_threshold: similarity above which the worse of two people is dropped; None keeps all.
         keypoint_score_threshold: keypoints with a larger score enter the score of the person.
         pck_threshold: share of the diagonal of the person's box within which a keypoint is correct.
@@ -70,7 +72,7 @@ def evaluate_pose(
     """
     truth, place = _read(ground_truth, "ground_truth")
     check_coco(truth, place)
-    points = _keypoint_set(keypoint_set)
+    points = _read_keypoint_set(keypoint_set)
     images = {image["id"]: Path(image.get("file_name", str(image["id"]))).name for image in truth["images"]}
     people = person_categories(truth.get("categories"), place)
 
@@ -95,8 +97,9 @@ def evaluate_pose(
     for image, name in images.items():
         with _naming(name):
             metric.add(prediction=predicted[image], reference=true[image])
+    is_own = str(keypoint_set).endswith(".json")
     results = metric.compute(
-        keypoint_set=points.name,
+        **({"sigmas": points.sigmas} if is_own else {"keypoint_set": points.name}),
         nms_threshold=nms_threshold,
         keypoint_score_threshold=keypoint_score_threshold,
     )
@@ -145,7 +148,16 @@ def read_predicted_people(folder: Folder, truth: Mapping[str, Any], points: Keyp
     return results
 
 
-_keypoint_set = keypoint_set  # evaluate_pose has a parameter of that name
+def _read_keypoint_set(source: str | int) -> KeypointSet:
+    """A keypoint set of the package, or that of a JSON file."""
+    if not str(source).endswith(".json"):
+        return keypoint_set(source)
+    content = _read_own_labels(source)
+    sigmas = None if content.get("sigmas") is None else numbers(content, "sigmas", str(source)).tolist()
+    if sigmas is not None and len(sigmas) != len(content["names"]):
+        raise ValueError(f"{source} has {len(sigmas)} sigmas for {len(content['names'])} names; give one each.")
+    with _naming(str(source)):
+        return make_keypoint_set(content["names"], name=Path(str(source)).stem, flip_pairs=(), sigmas=sigmas)
 
 
 def _pck(
@@ -239,11 +251,20 @@ _class_set = class_set  # evaluate_segmentation has a parameter of that name
 def _class_names(source: str | int) -> tuple[Sequence[str], int]:
     """Names and ignored label of a class set, or of a JSON file with the list `names` and perhaps `ignore_index`."""
     if isinstance(source, str) and source.endswith(".json"):
-        content = read_json(source)
-        require(content, ("names",), source)
+        content = _read_own_labels(source)
         return content["names"], content.get("ignore_index", 255)
     classes = _class_set(source)
     return classes.names, classes.ignore_index
+
+
+def _read_own_labels(path: str | int) -> Mapping[str, Any]:
+    """A JSON file with the list `names`."""
+    content = read_json(str(path))
+    require(content, ("names",), str(path))
+    names = content["names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: names is {names!r:.80}; expected a list of texts, one per label.")
+    return content
 
 
 def _check_labels(labels: np.ndarray, num_labels: int, path: Path) -> None:
@@ -383,7 +404,7 @@ def _person_keypoints(person: Mapping[str, Any], points: KeypointSet, where: str
         raise ValueError(f"{where} has {keypoints.size} numbers in keypoints, expected 3 per keypoint.")
     keypoints = keypoints.reshape(-1, 3)
     if len(keypoints) > len(points) and len(keypoints) in (133, 308):
-        converted = convert_keypoints(keypoints[:, :2], keypoints[:, 2], to=points.name)
+        converted = convert_keypoints(keypoints[:, :2], keypoints[:, 2], to=points)
         keypoints = np.concatenate([converted.keypoints, converted.scores[:, None]], axis=1)
     if len(keypoints) != len(points):
         raise ValueError(f"{where} has {len(keypoints)} keypoints, expected {len(points)} of {points.name}.")

@@ -223,6 +223,46 @@ def test_segmentation_with_another_ignored_label(tmp_path, label_maps):
     assert np.isnan(without["accuracy_Background"])
 
 
+def test_own_keypoints(tmp_path):
+    """COCO's first five points as a set of one's own: the same scores as by hand, and as converted from all 17."""
+    points = keypoint_set("coco")
+    truth = json.loads((GOLDEN / "metric_oks17_gt.json").read_text())
+    results = golden_results(17)
+    few = [{**person, "keypoints": person["keypoints"][:15]} for person in results]
+    for person in truth["annotations"]:
+        person["keypoints"] = person["keypoints"][:15]
+        person["num_keypoints"] = int((np.array(person["keypoints"][2::3]) > 0).sum())
+    path = tmp_path / "face.json"
+    path.write_text(json.dumps({"names": points.names[:5], "sigmas": points.sigmas[:5]}))
+    ours = evaluate_pose(truth, few, str(path))
+    metric = load_metric("keypoint_ap")
+    for image in truth["images"]:
+        prediction, reference = (
+            [
+                {**person, "keypoints": np.reshape(person["keypoints"], (-1, 3))}
+                for person in people
+                if person["image_id"] == image["id"]
+            ]
+            for people in (few, truth["annotations"])
+        )
+        metric.add(prediction=prediction, reference=reference)
+    assert {name: ours[name] for name in STATISTICS} == metric.compute(sigmas=points.sigmas[:5])
+    assert 0 < ours["AP"] < 1
+    path.write_text(json.dumps({"names": points.names[:5]}))
+    assert evaluate_pose(truth, few, str(path))["AP"] > ours["AP"]  # COCO's sigmas of the face are its smallest
+    for content, message in (
+        ({"names": points.names[:5], "sigmas": [0.1] * 4}, "face.json has 4 sigmas for 5 names"),
+        ({"names": points.names[:5], "sigmas": "wide"}, "face.json: sigmas is wide"),
+        ({"names": ["nose", "nose"]}, "face.json: names repeat: nose"),
+        ({"names": "nose"}, "face.json: names is 'nose'"),
+        ({"points": []}, "face.json has no names"),
+        ({"names": points.names[:4]}, "has 5 keypoints, expected 4 of face"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            evaluate_pose(truth, few, str(path))
+
+
 def test_own_classes_and_labels_that_are_none(tmp_path):
     names = tmp_path / "classes.json"
     names.write_text(json.dumps({"names": ["ground", "hat", "bag"], "ignore_index": 9}))

@@ -1,9 +1,10 @@
 """What the numbers of a label mean while training: names, and what a mirrored image exchanges.
 
 A layout is one of the package's own sets (`coco`, `coco_wholebody`, `goliath`; `goliath28`, `lip20`, ...), or a JSON
-file of the user's: `{"names": [...]}` with, if wanted, `flip_pairs`, `upper_body_ids`, `lower_body_ids` (keypoints)
-or `swap_pairs`, `class_weights`, `ignore_index`, `rotate_fill_label` (classes). Pairs that the file leaves out are
-found by name: `left_x` goes with `right_x`, `LeftX` with `RightX`.
+file of the user's: `{"names": [...]}` with, if wanted, `flip_pairs`, `upper_body_ids`, `lower_body_ids` and `sigmas`
+(keypoints; only `sapiens-hf evaluate` reads the sigmas) or `swap_pairs`, `class_weights`, `ignore_index` and
+`rotate_fill_label` (classes). Pairs that the file leaves out are found by name: `left_x` goes with `right_x`, `LeftX`
+with `RightX`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def keypoint_layout(source: str | int | Path) -> KeypointLayout:
         ValueError: if there is no such set, or the file is not as above; names the file and what is wrong in it.
     """
     if str(source).endswith(".json"):
-        data = _read(source, {"names", "flip_pairs", "upper_body_ids", "lower_body_ids"})
+        data = _read(source, {"names", "flip_pairs", "upper_body_ids", "lower_body_ids", "sigmas"})
         names = tuple(data["names"])
         return KeypointLayout(
             Path(source).stem,
@@ -139,10 +140,6 @@ def missing_pairs(names: Sequence[str], pairs: Pairs) -> list[str]:
     """Names with a side that no pair holds: their labels would stay on the wrong side of a mirrored image."""
     paired = set(sum(pairs, ()))
     return [name for index, name in enumerate(names) if has_side(name) and index not in paired]
-
-
-def _number(source: Any) -> Any:
-    return int(source) if str(source).isdigit() else source
 
 
 def _number(source: Any) -> Any:
