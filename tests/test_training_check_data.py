@@ -155,6 +155,19 @@ def test_depth_that_is_not_finite_without_masks(tree, capsys, value):
     assert status == 0 and "NaN or infinite on a few pixels in 2 samples" in report["warnings"][0]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_depth_of_tables_that_is_not_finite(tmp_path, capsys, streaming):
+    people = [person(index) for index in range(4)]
+    depths = [np.where(p["mask"] > 0, p["depth"], 0).astype(np.float32) for p in people]
+    depths[2][30:60] = np.nan
+    columns = {"image": [Image.fromarray(p["image"]) for p in people], "depth": [Image.fromarray(d) for d in depths]}
+    features = datasets.Features({name: datasets.Image() for name in columns})
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "table")
+    status, report = run(capsys, tmp_path / "table", "depth", *(["--streaming"] if streaming else []))
+    assert status == 1 and len(report["problems"]) == 1 and report["facts"]["samples looked at"] == 4
+    assert re.search(r"NaN or infinite, .* in 1 samples: \S*table\[2\b.*\] \(2400 pixels\)\.", report["problems"][0])
+
+
 def test_bad_files_are_listed_and_the_others_still_looked_at(tree, capsys):
     Image.new("L", SIZE[::-1]).save(tree / "masks" / "p001.png")
     np.save(tree / "depths" / "p004.npy", np.full(SIZE, np.nan, np.float32))

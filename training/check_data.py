@@ -23,7 +23,7 @@ import numpy as np
 from scipy import ndimage
 from transformers import HfArgumentParser
 
-from .formats import TASKS, BadSampleError, CocoKeypoints, FolderTree, Sample, read_array
+from .formats import TASKS, BadSampleError, CocoKeypoints, Sample
 from .layouts import ClassLayout, KeypointLayout, class_layout, has_side, keypoint_layout, missing_pairs
 from .options import check_names, parse_values
 from .sources import open_samples
@@ -236,7 +236,7 @@ class DepthStatistics:
             hint = (
                 "Is it distance along z? Leave the holes out of the masks."
                 if kind == "0 or negative"
-                else "Without masks they count as background: fill holes, write 0 where nobody is, or add masks/."
+                else "Without masks they count as background: fill holes, write 0 where nobody is, or add masks."
             )
             if few.count:
                 report.warnings.append(f"Depth is {kind} on a few pixels in {few.who(kind)}. {hint}")
@@ -445,16 +445,7 @@ def _getters(samples: Any, limit: int | None) -> Iterable[Any]:
         return
     count = len(samples)
     chosen = range(count) if limit is None or limit >= count else np.linspace(0, count - 1, limit).round().astype(int)
-    yield from (lambda index=int(index): _sample(samples, index) for index in chosen)
-
-
-def _sample(samples: Any, index: int) -> Sample:
-    """A sample, with the number of depth values that the reader took for background as they are not finite."""
-    sample = samples[index]
-    if isinstance(samples, FolderTree) and samples.task == "depth" and len(samples.folders) == 2:  # no masks
-        path = samples.folders[1] / samples.files[index][1]
-        sample["num_not_finite"] = int((~np.isfinite(read_array(path, str(path)))).sum())
-    return sample
+    yield from (lambda index=int(index): samples[index] for index in chosen)
 
 
 def _raiser(error: BadSampleError) -> Any:

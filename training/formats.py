@@ -394,15 +394,20 @@ def read_mask(source: Any, name: str | None = None) -> np.ndarray:
 def read_maps(
     task: str, source: Any, mask: np.ndarray | None, num_labels: int | None, ignore_index: int, name: str | None = None
 ) -> Sample:
-    """The label of a dense task, checked: `segmentation_map`, or `depth` and `mask`, or `normals` and `mask`."""
+    """The label of a dense task, checked: `segmentation_map`, or `depth` and `mask`, or `normals` and `mask`.
+
+    Where depth has no mask, people are where it is finite and above 0; `num_not_finite` values of it are not.
+    """
     name = name or str(source)
     values = read_array(source, name)
     if task == "segmentation":
         return {"segmentation_map": check_labels(values, name, num_labels, ignore_index)}
     if task == "depth":
         depth = check_depth(values, name)
-        mask = np.isfinite(depth) & (depth > 0) if mask is None else mask
-        return {"depth": depth, "mask": mask}
+        if mask is not None:
+            return {"depth": depth, "mask": mask}
+        is_finite = np.isfinite(depth)
+        return {"depth": depth, "mask": is_finite & (depth > 0), "num_not_finite": int((~is_finite).sum())}
     normals = np.asarray(values)
     mask = (normals != 0).any(axis=-1) if mask is None and normals.ndim == 3 else mask
     return {"normals": check_normals(normals, mask, name), "mask": mask}
