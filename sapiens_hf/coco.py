@@ -1,4 +1,4 @@
-"""What reading COCO JSON takes wherever it is read: the file, the fields of an entry, and who is a person."""
+"""What reading JSON takes wherever it is read: COCO's fields and who is a person, and labels of the user's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ import numpy as np
 # COCO-WholeBody spreads a person over these keys, in the order of its keypoints; Goliath has a key of its own.
 WHOLEBODY_KEYS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 GOLIATH_KEY = "goliath_wholebody_kpts"
+
+# What a user's file of labels may hold.
+LABEL_KEYS = {
+    "keypoints": ("names", "flip_pairs", "upper_body_ids", "lower_body_ids", "sigmas"),
+    "classes": ("names", "swap_pairs", "class_weights", "ignore_index", "rotate_fill_label"),
+}
 
 
 def read_json(path: str | Path) -> Any:
@@ -51,6 +57,18 @@ def numbers(entry: Mapping[str, Any], name: str, where: str) -> np.ndarray:
     if values.ndim == 0 or values.dtype.kind not in "iuf":
         raise ValueError(f"{where}: {name} is {str(entry[name])[:80]}; expected a list of numbers.")
     return values.reshape(-1)
+
+
+def read_box(entry: Mapping[str, Any], where: str) -> list[float]:
+    """x, y, width and height of an entry's `bbox`; an empty list is an empty box.
+
+    Raises:
+        ValueError: if it is anything else than four numbers; names the entry.
+    """
+    box = numbers(entry, "bbox", where).tolist() or [0.0] * 4
+    if len(box) != 4:
+        raise ValueError(f"{where}: bbox has {len(box)} numbers; expected x, y, width, height.")
+    return box
 
 
 def check_coco(content: Any, where: str, image: Sequence[str] = ("id",), annotation: Sequence[str] = ()) -> None:
@@ -99,3 +117,35 @@ def person_categories(categories: Iterable[Mapping[str, Any]] | None, where: str
 def is_person(annotation: Mapping[str, Any], categories: set[Any]) -> bool:
     """Whether an annotation counts: of a person, or of no category; all do where no category is called "person"."""
     return not categories or "category_id" not in annotation or annotation["category_id"] in categories
+
+
+def read_own_labels(path: str | Path, kind: str) -> dict[str, Any]:
+    """A user's own "keypoints" or "classes": a JSON object with the list `names` and, if wanted, more of `LABEL_KEYS`.
+
+    Raises:
+        ValueError: if there is no such file, a key is unknown, names repeat, or a number is wrong; names file and
+            key. Pairs and indices are left to those who use them.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no label file {path}; give a JSON file, or the name of a set.")
+    data, known = read_json(path), LABEL_KEYS[kind]
+    unknown = sorted(set(data).difference(known)) if isinstance(data, dict) else []
+    if not isinstance(data, dict) or "names" not in data or unknown:
+        what = f"unknown keys {', '.join(unknown)}" if unknown else "no list `names`"
+        more = ", ".join(known[1:])
+        raise ValueError(f"{path} has {what}; expected a JSON object with names and, if wanted, {more}.")
+    names = data["names"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{path}: names is {names!r:.80}; expected a list of texts, one per label.")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path}: names holds {', '.join(map(repr, repeated[:5]))} twice; expected each name once.")
+    for key in ("sigmas", "class_weights"):
+        if data.get(key) is not None and (numbers(data, key, str(path)) < 0).any():
+            raise ValueError(f"{path}: {key} is {data[key]!r:.80}; expected a list of numbers, none below 0.")
+        if data.get(key) is not None and len(data[key]) != len(names):
+            raise ValueError(f"{path}: {key} has {len(data[key])} entries for {len(names)} names; give one each.")
+    for key in ("ignore_index", "rotate_fill_label"):
+        if key in data and (type(data[key]) is not int or not 0 <= data[key] <= 255):
+            raise ValueError(f"{path}: {key} is {data[key]!r}; expected a label from 0 to 255.")
+    return data

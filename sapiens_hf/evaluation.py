@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .coco import (
     GOLIATH_KEY,
     WHOLEBODY_KEYS,
     check_coco,
     is_person,
-    numbers,
     person_categories,
+    read_box,
     read_json,
+    read_own_labels,
     require,
 )
-from .image_loading_sapiens import as_mask
+from .image_loading_sapiens import as_mask, read_values
 from .labels import KeypointSet, class_set, convert_keypoints, keypoint_set, make_keypoint_set
 from .metrics import load_metric
 
@@ -79,14 +79,18 @@ def evaluate_pose(
     def by_image(persons: Sequence[Mapping[str, Any]], kind: str) -> dict[Any, list[dict[str, Any]]]:
         grouped: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
         for index, person in enumerate(persons):
-            require(person, ("image_id", "keypoints"), f"The {kind} {index}")
+            require(person, ("image_id",), f"The {kind} {index}")
             if not is_person(person, people):
                 continue
+            person = {name: value for name, value in person.items() if value is not None}
+            if kind == "annotation":  # a person whose points nobody has labelled
+                person = {"keypoints": [0] * 3 * len(points), **person}
+            require(person, ("keypoints",), f"The {kind} {index}")
             if person["image_id"] not in grouped:
                 raise ValueError(f"A {kind} is of image_id {person['image_id']!r}, which the ground truth lacks.")
             where = f"A {kind} in image {images[person['image_id']]} (image_id {person['image_id']})"
             if "bbox" in person:
-                numbers(person, "bbox", where)
+                person["bbox"] = read_box(person, where)
             grouped[person["image_id"]].append({**person, "keypoints": _person_keypoints(person, points, where)})
         return grouped
 
@@ -152,12 +156,8 @@ def _read_keypoint_set(source: str | int) -> KeypointSet:
     """A keypoint set of the package, or that of a JSON file."""
     if not str(source).endswith(".json"):
         return keypoint_set(source)
-    content = _read_own_labels(source)
-    sigmas = None if content.get("sigmas") is None else numbers(content, "sigmas", str(source)).tolist()
-    if sigmas is not None and len(sigmas) != len(content["names"]):
-        raise ValueError(f"{source} has {len(sigmas)} sigmas for {len(content['names'])} names; give one each.")
-    with _naming(str(source)):
-        return make_keypoint_set(content["names"], name=Path(str(source)).stem, flip_pairs=(), sigmas=sigmas)
+    own = read_own_labels(str(source), "keypoints")
+    return make_keypoint_set(own["names"], name=Path(str(source)).stem, flip_pairs=(), sigmas=own.get("sigmas"))
 
 
 def _pck(
@@ -187,7 +187,7 @@ def _answers(
         return [named[person["id"]] for person in labelled] if whole else None
     candidates = defaultdict(list)
     for person in predicted:
-        if person.get("bbox") is not None:
+        if "bbox" in person:
             candidates[person["image_id"]].append(person)
     asked = defaultdict(list)
     for place, person in enumerate(labelled):
@@ -197,7 +197,7 @@ def _answers(
         given = np.array([person["bbox"] for person in candidates[image]], dtype=np.float64).reshape(-1, 4)
         true = np.array([labelled[place]["bbox"] for place in places], dtype=np.float64).reshape(-1, 4)
         same = (np.abs(true[:, None] - given) <= SAME_BOX_PX).all(axis=-1)  # (num_labelled, num_predicted)
-        if (same.sum(axis=1) != 1).any():
+        if (same.sum(axis=1) != 1).any() or (same.sum(axis=0) > 1).any():
             return None
         for place, match in zip(places, same.argmax(axis=1).tolist(), strict=True):
             answers[place] = candidates[image][match]
@@ -245,26 +245,13 @@ def evaluate_segmentation(
     return {**result, "num_images": num_images, **per_class}
 
 
-_class_set = class_set  # evaluate_segmentation has a parameter of that name
-
-
 def _class_names(source: str | int) -> tuple[Sequence[str], int]:
     """Names and ignored label of a class set, or of a JSON file with the list `names` and perhaps `ignore_index`."""
-    if isinstance(source, str) and source.endswith(".json"):
-        content = _read_own_labels(source)
-        return content["names"], content.get("ignore_index", 255)
-    classes = _class_set(source)
+    if str(source).endswith(".json"):
+        own = read_own_labels(str(source), "classes")
+        return own["names"], own.get("ignore_index", 255)
+    classes = class_set(source)
     return classes.names, classes.ignore_index
-
-
-def _read_own_labels(path: str | int) -> Mapping[str, Any]:
-    """A JSON file with the list `names`."""
-    content = read_json(str(path))
-    require(content, ("names",), str(path))
-    names = content["names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: names is {names!r:.80}; expected a list of texts, one per label.")
-    return content
 
 
 def _check_labels(labels: np.ndarray, num_labels: int, path: Path) -> None:
@@ -412,17 +399,14 @@ def _person_keypoints(person: Mapping[str, Any], points: KeypointSet, where: str
 
 
 def _read_labels(path: Path) -> np.ndarray:
-    labels = _read_array(path) if path.suffix.lower() == ".npy" else np.asarray(Image.open(path))
+    labels, _ = read_values(path, str(path))
     if labels.ndim != 2:
         raise ValueError(f"{path} is {labels.shape}, expected one channel of labels (height, width).")
     return labels
 
 
 def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:  # another format, pickled objects, or cut off
-        raise ValueError(f"{path} cannot be read as a .npy array: {error}.") from error
+    return read_values(path, str(path))[0]
 
 
 def _read_normals(path: Path) -> np.ndarray:
@@ -434,8 +418,4 @@ def _read_normals(path: Path) -> np.ndarray:
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    """Boolean mask (height, width) of an image or array file."""
-    if path.suffix.lower() == ".npy":
-        return as_mask(_read_array(path))
-    with Image.open(path) as file:
-        return as_mask(np.asarray(file), file.format)
+    return as_mask(*read_values(path, str(path)))

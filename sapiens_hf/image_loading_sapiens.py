@@ -269,6 +269,26 @@ def _as_levels(values: Tensor, name: str) -> Tensor:
     return values.to(torch.uint8)
 
 
+def read_values(source: Any, name: str) -> tuple[np.ndarray, str | None]:
+    """The stored values of a `.npy` file, an image file, a PIL image or an array; a palette's indices stay indices.
+
+    Returns:
+        (height, width) or (height, width, num_channels), and the format of the image file as PIL names it.
+
+    Raises:
+        ValueError: if it cannot be read; names it.
+    """
+    try:
+        if not isinstance(source, str | Path):
+            return np.array(source), getattr(source, "format", None)
+        if str(source).lower().endswith(".npy"):
+            return np.load(source, allow_pickle=False), None
+        with Image.open(source) as file:
+            return np.array(file), file.format
+    except Exception as error:  # the decoders of PIL and numpy raise OSError, SyntaxError, ValueError, EOFError ...
+        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
+
+
 def as_mask(values: np.ndarray, image_format: str | None = None) -> np.ndarray:
     """A stored mask as booleans: what is not 0; of a colour image the first channel, as the original.
 

@@ -80,8 +80,13 @@ LIMBS = {
     "leg": ("hip", "knee", "ankle"),
     "foot": ("big_toe", "small_toe", "heel"),
 }
-SIDE = re.compile(r"(?<![A-Za-z])(?:left|right|Left|Right|LEFT|RIGHT)(?![a-z])")
-OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
+# A side is a word of a name, in snake_case, camelCase or glued to what follows ("left_foot", "LeftFoot", "handLeft",
+# "lefthand", "LHip", "hip_l"). Case tells words apart: "cleft", "upright", "Brightness" and "LIP" have none.
+SIDE = re.compile(
+    r"((?<![A-Za-z])(?:left|right)|Left|Right|(?<![A-Za-z])(?:LEFT|RIGHT))(?!over)"
+    r"|(?<![A-Za-z])[lr](?![a-z])|(?<![A-Z])[LR](?=[A-Z][a-z]|[^A-Za-z]|$)"
+)
+OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 TORSO = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 LABEL_DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "uint64", "int64")  # hold 255, the usual ignored label
@@ -555,20 +560,44 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Pairs of names that differ in one "left" or "right", as a word of its own ("bright" is none)."""
+def paired_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Pairs of indices whose names differ in the side only: `left_hip` and `right_hip`."""
     places = {name: index for index, name in enumerate(names)}
-    pairs = set()
+    pairs = []
     for index, name in enumerate(names):
-        mirrored = SIDE.sub(lambda side: OTHER_SIDE[side.group()], name)
-        if mirrored not in places:
+        other = places.get(other_side(name), index)
+        if index < other:
+            pairs.append((index, other))
+    return tuple(pairs)
+
+
+def other_side(name: str) -> str:
+    """The name with left and right exchanged, in the same case; the name itself if it has no side."""
+
+    def exchange(match: re.Match) -> str:
+        word = match.group(0)
+        other = OTHER_SIDE[word.lower()]
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return SIDE.sub(exchange, name)
+
+
+def has_side(name: str) -> bool:
+    """Whether a name speaks of the left or the right."""
+    return SIDE.search(name) is not None
+
+
+def _mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """`paired_by_name`, or a ValueError that names a left or right one without a partner."""
+    pairs = paired_by_name(names)
+    paired = set(sum(pairs, ()))
+    for index, name in enumerate(names):
+        if has_side(name) and index not in paired:
             raise ValueError(
-                f"{name!r} has no partner {mirrored!r} to change places with in a mirrored image: rename it, or give "
-                "the pairs yourself."
+                f"{name!r} has no partner {other_side(name)!r} to change places with in a mirrored image: rename it, "
+                "or give the pairs yourself."
             )
-        if mirrored != name:
-            pairs.add((min(index, places[mirrored]), max(index, places[mirrored])))
-    return tuple(sorted(pairs))
+    return pairs
 
 
 def _distinct_colors(count: int) -> tuple[Color, ...]:

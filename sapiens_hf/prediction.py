@@ -33,7 +33,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from . import labels
-from .coco import is_person, person_categories, read_json, require
+from .coco import check_coco, is_person, person_categories, read_json, require
 from .configuration_sapiens import SIZES
 from .heatmaps_sapiens import validate_image_boxes
 from .image_loading_sapiens import read_image
@@ -353,22 +353,19 @@ def read_boxes(path: str | Path) -> dict[str, list]:
 
 
 def _read_coco_boxes(content: dict[str, Any], path: str | Path) -> CocoBoxes:
-    def entries(kind: str, *needed: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        if not isinstance(content.get(kind, []), list):
-            raise ValueError(f"{path}: {kind} is of type {type(content[kind]).__name__}, expected a list as in COCO.")
-        for index, entry in enumerate(content.get(kind, [])):
-            where = f"{path}: {kind}[{index}]"
-            require(entry, needed, where)
-            yield where, entry
-
-    names = {image["id"]: str(image["file_name"]) for _, image in entries("images", "id", "file_name")}
-    people = person_categories(category for _, category in entries("categories", "id"))
+    check_coco(content, str(path), image=("id", "file_name"))
+    names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+    people = person_categories(content.get("categories"), str(path))
     boxes = CocoBoxes({name: [] for name in names.values()})
-    for where, annotation in entries("annotations", "image_id", "bbox"):
+    for index, annotation in enumerate(content["annotations"]):
+        where = f"{path}: annotations[{index}]"
+        require(annotation, ("image_id",), where)
+        if not is_person(annotation, people):
+            continue
+        require(annotation, ("bbox",), where)
         if annotation["image_id"] not in names:
             raise ValueError(f"{where} is of image_id {annotation['image_id']!r}, which is not among the images.")
-        if is_person(annotation, people):
-            boxes[names[annotation["image_id"]]].append(annotation["bbox"])
+        boxes[names[annotation["image_id"]]].append(annotation["bbox"])
     return boxes
 
 

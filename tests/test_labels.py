@@ -338,8 +338,10 @@ def test_classes_of_ones_own_know_their_mirror_partners():
 def test_partners_by_name_are_the_originals_where_names_say_so(name):
     points = keypoint_set(name)
     sided = {index for index, label in enumerate(points.names) if label.startswith(("left_", "right_"))}
-    expected = tuple(sorted(pair for pair in points.flip_pairs if set(pair) <= sided))
-    assert labels.make_keypoint_set(points.names).flip_pairs == expected
+    found = labels.make_keypoint_set(points.names).flip_pairs
+    assert {pair for pair in found if set(pair) <= sided} == {p for p in points.flip_pairs if set(p) <= sided}
+    # Goliath's face says l_ and r_, and pairs some points by their place and not by their name.
+    assert len(set(found) & set(points.flip_pairs)) > 0.5 * len(points.flip_pairs)
 
 
 def test_classes_by_name_are_the_originals():

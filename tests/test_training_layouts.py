@@ -6,14 +6,8 @@ import json
 
 import pytest
 
-from training.layouts import (
-    class_layout,
-    has_side,
-    keypoint_layout,
-    missing_pairs,
-    other_side,
-    paired_by_name,
-)
+from sapiens_hf.labels import has_side, other_side, paired_by_name
+from training.layouts import class_layout, keypoint_layout, missing_pairs
 
 
 @pytest.mark.parametrize(

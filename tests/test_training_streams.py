@@ -1,5 +1,6 @@
 """Streams with rows that cannot be used: what replaces them, in whole runs and in ones that go on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from training.checkpoints import SavingError, naming_what_fails, write_json
+from training.checkpoints import PARTIAL, SavingError, naming_what_fails, whole_file, write_json
 from training.data import MAX_ATTEMPTS, StepPlan, StreamingSet
 from training.formats import BadSampleError
 
@@ -95,6 +96,23 @@ def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "a.json").mkdir()
     with pytest.raises(SavingError, match="a.json could not be written"):
         write_json(tmp_path / "a.json", {})
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"step": 1})
+    with pytest.raises(KeyError), whole_file(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    with whole_file(path) as partial, whole_file(tmp_path / "b") as other:
+        assert partial.name.endswith(PARTIAL) and str(os.getpid()) in partial.name  # no other process has it
+        partial.write_text("gone")
+        partial.unlink()
+        other.write_text("whole")
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {
+        "a.json": '{\n "step": 1\n}\n',
+        "b": "whole",
+    }
 
 
 def test_workers_end_with_an_error_of_the_main_process():

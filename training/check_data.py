@@ -23,8 +23,10 @@ import numpy as np
 from scipy import ndimage
 from transformers import HfArgumentParser
 
+from sapiens_hf.labels import has_side
+
 from .formats import TASKS, BadSampleError, CocoKeypoints, Sample
-from .layouts import ClassLayout, KeypointLayout, class_layout, has_side, keypoint_layout, missing_pairs
+from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout, missing_pairs
 from .options import check_names, parse_values
 from .sources import open_samples
 from .tables import COLUMNS, StreamSamples
@@ -37,6 +39,7 @@ RIM_SHARE = 0.12
 MIN_RIM_PIXELS = 50  # that face sideways, and so many that face up or down
 MIN_ORDER_LEAD, MIN_SLOPE = 0.4, 0.2  # of 3, and of 1
 MIN_PAIRS, MIN_PAIRS_SHARE = 100, 0.6
+MIN_OTHERS = 4  # votes among which a single one may be wrong
 # Holes in depth on more of a person than this spoil its range.
 MAX_HOLES = 0.01
 SHOWN = 8
@@ -54,7 +57,9 @@ class CheckOptions:
     image_folder: str | None = field(default=None, metadata={"help": "pose: where the images are"})
     columns: list[str] = field(default_factory=list, metadata={"help": "of a `datasets` source, role=NAME"})
     streaming: bool = field(default=False, metadata={"help": "stream a `datasets` source"})
-    limit: int | None = field(default=None, metadata={"help": "look at so many samples, spread over the data set"})
+    limit: int | None = field(
+        default=None, metadata={"help": "look at so many samples, spread over the data set; of a stream the first"}
+    )
     as_json: bool = field(default=False, metadata={"help": "print one JSON object"})
 
 
@@ -324,6 +329,11 @@ class Votes:
             names = self.names.setdefault(answer, [])
             names.append(name) if len(names) < SHOWN else None
 
+    def forget_single(self) -> None:
+        """Drop answers of one sample if there are enough others: a view from close up may look wrong without being."""
+        if self.count >= MIN_OTHERS:
+            self.counts = Counter({answer: count for answer, count in self.counts.items() if count > 1})
+
     @property
     def count(self) -> int:
         """Number of samples with a vote."""
@@ -383,6 +393,8 @@ def check_axes(samples: Any, look_at: int = 16) -> str | None:
     for place in places:
         with suppress(BadSampleError):  # training names it when it comes
             statistics.add(samples[int(place)], report)
+    for votes in (statistics.order, *statistics.signs.values()):
+        votes.forget_single()
     if statistics.order.count:
         statistics.finish(report)
     return report.problems[0] if report.problems else None

@@ -13,6 +13,8 @@ only whole files behind; what it left half-written is never read and removed by 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -158,10 +160,24 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         SavingError: if that fails; a file that was there is as it was.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    with naming_what_fails(path):
+    with naming_what_fails(path), whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-        partial.replace(path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write a file under: it gets its own when the block ends, so it is whole or not there.
+
+    The other name is this process's own, as several, on several machines, may write the same file. A block that
+    raises, or removes what it wrote, leaves what was there.
+    """
+    partial = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        if partial.exists():
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -175,8 +191,8 @@ def naming_what_fails(path: Path) -> Iterator[None]:
 
 def _saving_error(path: Path, error: Exception) -> SavingError:
     return SavingError(
-        f"{path} could not be written ({type(error).__name__}: {error}). Checkpoints that were complete are still "
-        "there: make room and go on with --resume_from_checkpoint latest."
+        f"{path} could not be written ({type(error).__name__}: {error}). What was complete is still there: make room "
+        "and start again; a training run goes on with --resume_from_checkpoint latest."
     )
 
 
@@ -191,9 +207,8 @@ def truncate_metrics(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             break  # the last line of a killed run may be cut
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    with naming_what_fails(path), whole_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

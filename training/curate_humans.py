@@ -37,7 +37,7 @@ from transformers.utils import logging
 
 from sapiens_hf.image_loading_sapiens import EXIF_ORIENTATION
 
-from .checkpoints import PARTIAL, write_json
+from .checkpoints import PARTIAL, whole_file, write_json
 from .formats import PICTURE_SUFFIXES, read_rgb
 from .pretrain_data import BadImageError, CropOptions, open_image, reading
 from .shards import tar_members
@@ -152,6 +152,7 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
     """The work in units; written once, and the same ever after, whatever happens to the sources.
 
     Raises:
+        FileNotFoundError: if a source is missing, or there is no image in any.
         ValueError: if the folder was made from other sources or with other filters.
     """
     settings = {
@@ -203,7 +204,7 @@ def make_plan(options: CurationOptions) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     plan = {"settings": settings, "units": units, "empty_shards": empty, "broken_shards": broken, "not_read": not_read}
     write_json(path, plan)
-    return plan
+    return json.loads(path.read_text(encoding="utf-8"))  # another process may have written its own at the same time
 
 
 def _files(folder: Path) -> list[str]:
@@ -435,25 +436,25 @@ def pack(folder: Path, plan: dict[str, Any], units: list[int], options: Curation
         if counts.is_file():  # written last: the shard is whole, or there is none to write
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + PARTIAL)
+        for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):  # by one that was killed: a unit is one process's
+            left.unlink()
         tally: Counter[str] = Counter()
         records = read_records(folder, number)
-        with tarfile.open(partial, "w") as archive:
-            found = read_unit(plan["units"][number])
-            for row, (record, (name, content)) in enumerate(zip(records, found, strict=True)):
-                reason = record.get("reason") or ("duplicate" if f"{number}/{row}" in duplicates else None)
-                if reason is None and (content is None or hashlib.sha256(content).hexdigest() != record["sha256"]):
-                    reason = "lost"
-                    logger.warning(f"{name} has gone or changed since it was examined.")
-                if reason is None:
-                    reason = "kept"
-                    assert content is not None
-                    _add(archive, f"{number:06d}_{row:06d}", content, record, plan["units"][number], options)
-                tally[reason] += 1
-        if tally["kept"]:
-            partial.replace(path)
-        else:
-            partial.unlink()
+        with whole_file(path) as partial:
+            with tarfile.open(partial, "w") as archive:
+                found = read_unit(plan["units"][number])
+                for row, (record, (name, content)) in enumerate(zip(records, found, strict=True)):
+                    reason = record.get("reason") or ("duplicate" if f"{number}/{row}" in duplicates else None)
+                    if reason is None and (content is None or hashlib.sha256(content).hexdigest() != record["sha256"]):
+                        reason = "lost"
+                        logger.warning(f"{name} has gone or changed since it was examined.")
+                    if reason is None:
+                        reason = "kept"
+                        assert content is not None
+                        _add(archive, f"{number:06d}_{row:06d}", content, record, plan["units"][number], options)
+                    tally[reason] += 1
+            if not tally["kept"]:
+                partial.unlink()
         write_json(counts, tally)
 
 

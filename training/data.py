@@ -91,9 +91,10 @@ class TrainingSet(Dataset):
 
 def _none_usable(min_visible: int, last: Any, count: int = MAX_ATTEMPTS) -> str:
     """The message for a data set that is no data set."""
+    why = f"fewer than {min_visible} labelled keypoints in the crop, or broken" if min_visible else "broken"
     return (
-        f"{count} samples in a row could not be used (fewer than {min_visible} labelled keypoints in the crop, or "
-        f"broken).{f' The last one: {last}' if last else ''} Look at the data with `python -m training.check_data`."
+        f"{count} samples in a row could not be used ({why}).{f' The last one: {last}' if last else ''} Look at the "
+        "data with `python -m training.check_data`."
     )
 
 
@@ -125,6 +126,7 @@ class StreamingSet(IterableDataset):
     def __init__(self, stream: Any, augment: Augment, plan: StepPlan, min_visible: int = 0, skip_bad: bool = False):
         self.stream, self.augment, self.plan = stream, augment, plan
         self.min_visible, self.skip_bad = min_visible, skip_bad
+        self._read: tuple[str, Sequence[Sample]] = "", ()  # the last row's samples: its people follow each other
 
     def __iter__(self) -> Iterator[Sample]:
         plan = self.plan
@@ -168,7 +170,9 @@ class StreamingSet(IterableDataset):
     ) -> tuple[Sample, Sample] | None:
         """A sample and what augmentation makes of it, or None."""
         try:
-            sample = self.stream.reader.samples(row, name)[person]
+            if self._read[0] != name:
+                self._read = name, self.stream.reader.samples(row, name)
+            sample = self._read[1][person]
             augmented = self.augment(sample, rng)
         except BadSampleError as error:
             self._skip(error)
@@ -250,7 +254,7 @@ class StepPlan:
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
         return np.resize(order, self.samples_per_epoch)
 
-    def is_mine(self, position: int) -> bool:
+    def is_mine(self, position: Any) -> Any:
         """Whether a place in an epoch's order is one of this process's."""
         return position // self.batch_size % self.num_processes == self.process
 

@@ -28,10 +28,11 @@ from sapiens_hf.coco import (
     is_person,
     numbers,
     person_categories,
+    read_box,
     read_json,
     require,
 )
-from sapiens_hf.image_loading_sapiens import as_mask, read_image
+from sapiens_hf.image_loading_sapiens import as_mask, read_image, read_values
 
 Sample = dict[str, Any]
 TASKS = ("pose", "segmentation", "depth", "normal")
@@ -106,33 +107,39 @@ class CocoKeypoints:
         people = person_categories(data.get("categories"), str(path))
         images = {image["id"]: number for number, image in enumerate(data["images"])}
         self.file_names = [image["file_name"] for image in data["images"]]
-        self.ids, self.left_out = [], Counter()  # type: ignore[var-annotated]
-        rows, boxes, keypoints = [], [], []
-        for annotation in data["annotations"]:
-            if not is_person(annotation, people):
-                continue
-            where = f"{path}: annotation {annotation['id']}"
-            if annotation["image_id"] not in images:
-                raise ValueError(f"{where} is of image {annotation['image_id']}, which the file lacks.")
-            number = images[annotation["image_id"]]
-            points, box = self._keypoints(annotation, where), [0.0] * 4
-            reason = _reason_to_leave_out(annotation, points)
-            if reason is None:
-                box = _clipped_box(annotation, data["images"][number], where)
-                reason = None if min(box[2:]) > 0 and np.isfinite(box).all() else "with an empty box"
-            if reason:
-                self.left_out[reason] += 1
-                continue
-            self.ids.append(annotation["id"])
-            rows.append(number)
-            boxes.append(box)
-            keypoints.append(points)
-        if not rows:
+        annotations = [entry for entry in data["annotations"] if is_person(entry, people)]
+        for entry in annotations:
+            if entry["image_id"] not in images:
+                raise ValueError(f"{self._where(entry)} is of image {entry['image_id']}, which the file lacks.")
+        points = _table([self._keypoints(entry) for entry in annotations], 3 * num_keypoints)
+        points = points.reshape(-1, num_keypoints, 3)
+        visible = points[..., 2] > 0
+        not_finite = (visible & ~np.isfinite(points).all(axis=-1)).any(axis=-1)
+        if not_finite.any():
+            raise ValueError(f"{self._where(annotations[not_finite.argmax()])} has NaN or infinite keypoints.")
+        points = np.where(visible[..., None], points, 0.0)
+
+        is_crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=bool)
+        is_labelled = visible.any(axis=-1) & (points[..., :2].max(axis=(1, 2), initial=0) > 0)
+        kept = np.flatnonzero(~is_crowd & is_labelled)
+        rows = np.array([images[annotations[place]["image_id"]] for place in kept], dtype=np.int64)
+        boxes = self._clipped_boxes([annotations[place] for place in kept], data["images"])
+        is_box = (boxes[:, 2:] > 0).all(axis=-1) & np.isfinite(boxes).all(axis=-1)
+        self.left_out = Counter(
+            {
+                "crowds": int(is_crowd.sum()),
+                "without a labelled keypoint": int((~is_crowd & ~is_labelled).sum()),
+                "with an empty box": int((~is_box).sum()),
+            }
+        )
+        self.left_out = +self.left_out  # without those that are 0
+        if not is_box.any():
             left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "it has no annotation"
             raise ValueError(f"{path} holds nobody to train on: {left}.")
-        self.rows = np.array(rows, dtype=np.int64)
-        self.boxes = np.array(boxes, dtype=np.float32)
-        self.keypoints = np.stack(keypoints).astype(np.float32)
+        self.ids = [annotations[place]["id"] for place in kept[is_box]]
+        self.rows = rows[is_box]
+        self.boxes = boxes[is_box].astype(np.float32)
+        self.keypoints = points[kept[is_box]].astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,26 +157,41 @@ class CocoKeypoints:
             "keypoints": self.keypoints[index],
         }
 
-    def _keypoints(self, annotation: Mapping[str, Any], where: str) -> np.ndarray:
-        """Keypoints (num_keypoints, 3) as the file has them, all zero where it has none."""
-        length, found = 3 * self.num_keypoints, []
+    def _where(self, annotation: Mapping[str, Any]) -> str:
+        return f"{self.annotation_file}: annotation {annotation['id']}"
+
+    def _keypoints(self, annotation: Mapping[str, Any]) -> np.ndarray:
+        """(3 * num_keypoints,) numbers: three for each keypoint as the file has them, zeros where it has none."""
+        where, found = self._where(annotation), []
         for keys in (("keypoints",), (GOLIATH_KEY,), WHOLEBODY_KEYS):
             if all(key in annotation for key in keys):
-                flat = np.concatenate([numbers(annotation, key, where) for key in keys])
-                if len(flat) == length:
-                    break
+                lists = [numbers(annotation, key, where) for key in keys]
+                flat = lists[0] if len(lists) == 1 else np.concatenate(lists)
+                if len(flat) == 3 * self.num_keypoints:
+                    return flat
                 found.append(len(flat))
-        else:
-            if not any(found):
-                return np.zeros((self.num_keypoints, 3))
+        if any(found):
             raise ValueError(
                 f"{where} has {next(filter(None, found)) / 3:g} keypoints, but the model has {self.num_keypoints}. "
                 "Choose the file's own set with --keypoint_set."
             )
-        points = flat.reshape(-1, 3)
-        if not np.isfinite(points[points[:, 2] > 0]).all():
-            raise ValueError(f"{where} has NaN or infinite keypoints.")
-        return np.where(points[:, 2:] > 0, points, 0.0)
+        return np.zeros(3 * self.num_keypoints)
+
+    def _clipped_boxes(
+        self, annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
+    ) -> np.ndarray:
+        """COCO boxes (num_people, 4) with corners on pixel centres of their images (original `parse_data_info`)."""
+        sizes = {image["id"]: (image.get("width", np.inf), image.get("height", np.inf)) for image in images}
+        for entry in annotations:
+            require(entry, ("bbox",), self._where(entry))
+        boxes = _table([read_box(entry, self._where(entry)) for entry in annotations], 4)
+        last = _table([sizes[entry["image_id"]] for entry in annotations], 2) - 1
+        first = np.clip(boxes[:, :2], 0, last)
+        return np.concatenate([first, np.clip(boxes[:, :2] + boxes[:, 2:], 0, last) - first], axis=1)
+
+
+def _table(rows: Sequence[Any], num_columns: int) -> np.ndarray:
+    return np.array(rows, dtype=np.float64).reshape(-1, num_columns)
 
 
 def splits_named(name: str) -> set[str]:
@@ -191,26 +213,6 @@ def _coco_images(path: Path, images: Sequence[Mapping[str, Any]]) -> Path:
             if (folder / first).is_file():
                 return folder
     raise FileNotFoundError(f"{path} names the image {first!r}, which is in no folder beside it; give --image_folder.")
-
-
-def _clipped_box(annotation: Mapping[str, Any], image: Mapping[str, Any], where: str) -> list[float]:
-    """COCO box with its corners on pixel centres of the image (original `parse_data_info`); [] is an empty one."""
-    require(annotation, ("bbox",), where)
-    box = numbers(annotation, "bbox", where).tolist() or [0.0] * 4
-    if len(box) != 4:
-        raise ValueError(f"{where}: bbox has {len(box)} numbers; expected x, y, width, height.")
-    last_x, last_y = (image.get(key, np.inf) - 1 for key in ("width", "height"))
-    left, top = min(max(box[0], 0), last_x), min(max(box[1], 0), last_y)
-    right, bottom = min(max(box[0] + box[2], 0), last_x), min(max(box[1] + box[3], 0), last_y)
-    return [left, top, right - left, bottom - top]
-
-
-def _reason_to_leave_out(annotation: Mapping[str, Any], keypoints: np.ndarray) -> str | None:
-    if annotation.get("iscrowd", 0):
-        return "crowds"
-    if not (keypoints[:, 2] > 0).any() or keypoints[:, :2].max() <= 0:
-        return "without a labelled keypoint"
-    return None
 
 
 # ------------------------------------------------------------------------------------------------------ dense tasks
@@ -368,27 +370,16 @@ def read_rgb(source: Any, name: str | None = None) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else np.ascontiguousarray(values[..., :3])
 
 
-def read_array(source: Any, name: str) -> np.ndarray:
-    """An array from a .npy file, an image (a colour image keeps its channels), or what is an array already."""
-    return _read_array(source, name)[0]
-
-
-def _read_array(source: Any, name: str) -> tuple[np.ndarray, str | None]:
-    """The array, and the format of the image it comes from."""
+def _read_values(source: Any, name: str) -> tuple[np.ndarray, str | None]:
     try:
-        if isinstance(source, str | Path):
-            if str(source).lower().endswith(".npy"):
-                return np.load(source, allow_pickle=False), None
-            with Image.open(source) as file:
-                return np.array(file), file.format
-        return np.array(source), getattr(source, "format", None)
-    except Exception as error:  # the decoders of PIL and numpy raise OSError, SyntaxError, ValueError, EOFError ...
-        raise BadSampleError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
+        return read_values(source, name)
+    except ValueError as error:
+        raise BadSampleError(str(error)) from error
 
 
 def read_mask(source: Any, name: str | None = None) -> np.ndarray:
     """Mask (height, width) bool of a file, a PIL image or an array, by `as_mask`."""
-    return as_mask(*_read_array(source, name or str(source)))
+    return as_mask(*_read_values(source, name or str(source)))
 
 
 def read_maps(
@@ -399,7 +390,7 @@ def read_maps(
     Where depth has no mask, people are where it is finite and above 0; `num_not_finite` values of it are not.
     """
     name = name or str(source)
-    values = read_array(source, name)
+    values, _ = _read_values(source, name)
     if task == "segmentation":
         return {"segmentation_map": check_labels(values, name, num_labels, ignore_index)}
     if task == "depth":

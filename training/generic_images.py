@@ -14,6 +14,8 @@ from sapiens_hf.synthetic.noise import image_noise
 from sapiens_hf.synthetic.render import pose_people
 from sapiens_hf.synthetic.scene import sample_camera, sample_light, sample_person
 
+from .checkpoints import whole_file
+
 # Photographs that scikit-image carries and that show nobody (its astronaut and camera man do).
 PHOTOS = ("brick", "cell", "chelsea", "coffee", "coins", "grass", "gravel", "hubble_deep_field", "ihc", "moon")
 PHOTOS += ("motorcycle_left", "page", "retina", "rocket", "text")
@@ -82,15 +84,11 @@ def photo_files() -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.stem in PHOTOS and path.suffix in (".png", ".jpg"))
 
 
-def write_generic(indices: Iterable[int], folder: Path, seed: int, size: tuple[int, int]) -> int:
-    """Write the pictures of these numbers as PNG; those that are there stay. Returns how many are new."""
+def write_generic(indices: Iterable[int], folder: Path, seed: int, size: tuple[int, int]) -> None:
+    """Write the pictures of these numbers as PNG; those that are there stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = 0
     for index in indices:
         path = folder / f"{index:06d}.png"
         if not path.is_file():
-            partial = path.with_suffix(".partial")
-            Image.fromarray(generic_image(seed, index, size)).save(partial, format="PNG")
-            partial.replace(path)
-            written += 1
-    return written
+            with whole_file(path) as partial:
+                Image.fromarray(generic_image(seed, index, size)).save(partial, format="PNG")

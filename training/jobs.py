@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from accelerate import PartialState
+from transformers.utils import logging
 
 from .augment import (
     DEPTH_AUGMENTATION,
@@ -28,6 +29,8 @@ from .loop import Job, fit, start
 from .options import RunOptions, parse_values
 from .sources import image_files, open_samples
 from .tables import COLUMNS, StreamSamples
+
+logger = logging.get_logger(__name__)
 
 DENSE = {"segmentation": SEGMENTATION_AUGMENTATION, "depth": DEPTH_AUGMENTATION, "normal": NORMAL_AUGMENTATION}
 
@@ -60,11 +63,14 @@ def make_job(options: RunOptions) -> Job:
     )
     if options.task == "normal" and not isinstance(samples, StreamSamples):
         wrong = check_axes(samples)
-        if wrong and not options.skip_bad_samples:
-            raise ValueError(
+        if wrong:
+            wrong = (
                 f"{options.train_data}: {wrong} `python -m training.check_data {options.train_data} --task normal` "
-                "looks at all samples; --skip_bad_samples trains all the same."
+                "looks at all samples"
             )
+            if not options.skip_bad_samples:
+                raise ValueError(f"{wrong}; --skip_bad_samples trains all the same.")
+            logger.warning(f"{wrong}.")
     eval_samples: Any = None
     if options.val_data:
         eval_samples = open_samples(

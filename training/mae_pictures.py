@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .checkpoints import naming_what_fails, whole_file
+
 HIDDEN_LEVEL = 100  # grey that stands for hidden patches, as in the original's pictures
 
 
@@ -71,9 +73,8 @@ def save_picture(picture: Image.Image, folder: Path, step: int) -> Path:
     """Write a grid as `step-NNNNNNNN.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.png"
-    partial = path.with_suffix(".partial")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    with naming_what_fails(path), whole_file(path) as partial:
+        picture.save(partial, format="PNG")
     return path
 
 

@@ -289,6 +289,7 @@ class ImageLoader:
 
         Raises:
             TooManyBadImagesError: if nothing in a batch nor in the many images after it can be used.
+            StreamDroppedError: if a stream breaks off at the same place again and again, or too much is damaged.
         """
         batches = iter(self.loader)
         for number in count():

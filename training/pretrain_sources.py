@@ -10,7 +10,7 @@ import glob
 import os
 import tarfile
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -27,14 +27,13 @@ from .pretrain_streams import (
     Row,
     StreamSource,
     count_tar_rows,
-    encoded,
     image_column,
     open_tars,
     read_ahead,
 )
 from .shards import SHARD_SUFFIXES
 from .sources import SyntheticSamples
-from .tables import datasets_library, is_saved_table, load_table, undecoded
+from .tables import datasets_library, encoded, is_saved_table, load_table, undecoded
 
 logger = logging.get_logger(__name__)
 
@@ -66,19 +65,21 @@ class FolderSource:
         self.name, self.folder = str(folder), Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}.")
-        if files is None:
-            found = (
-                path for path in self.folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
-            )
-            files = one_kind(folder, found)
-        # One array of text: a list of a hundred million strings would take tens of gigabytes in every worker.
-        self.files = np.array(sorted(os.fsencode(path.relative_to(self.folder)) for path in files), dtype=np.bytes_)
-        if not len(self.files):
+        kinds: Counter[str] = Counter()
+        names: list[bytes] = []  # not paths: of a hundred million these would take tens of gigabytes
+        for path in self.folder.rglob("*") if files is None else files:
+            if path.suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES:
+                kinds[kind_of(path)] += 1
+                names.append(os.fsencode(path.relative_to(self.folder)))
+        check_one_kind(folder, kinds)
+        if not names:
             raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(PICTURE_SUFFIXES)}.")
-        if files[0].suffix.lower() in SHARD_SUFFIXES:
+        self.files = np.sort(np.array(names, dtype=np.bytes_))  # one array of text, which workers share
+        if "images" not in kinds:
+            first = self.folder / os.fsdecode(self.files[0])
             raise FileNotFoundError(
-                f"{folder} holds no image, but {len(files)} shards in folders below it: give those folders, or a "
-                f"pattern such as '{files[0].parent.parent}/*/*{files[0].suffix}'."
+                f"{folder} holds no image, but {len(names)} shards in folders below it: give those folders, or a "
+                f"pattern such as '{first.parent.parent}/*/*{first.suffix}'."
             )
 
     def __len__(self) -> int:
@@ -140,6 +141,7 @@ def open_source(
 
     Raises:
         FileNotFoundError, ValueError: if nothing is there or it is of no known kind, or of several.
+        ImportError: if shards or a table are meant and `datasets` is not installed.
     """
     if source.startswith("synthetic:"):
         return SyntheticSource(source)
@@ -180,21 +182,20 @@ def load_of_one_kind(source: str, split: str, streaming: bool) -> Any:
         ) from error
 
 
-def one_kind(source: str | Path, files: Iterable[Path]) -> list[Path]:
-    """Images, tars or parquet files, sorted.
+def kind_of(path: Path) -> str:
+    """What a file of a source is, in words."""
+    suffix = path.suffix.lower()
+    return "images" if suffix in PICTURE_SUFFIXES else f"{suffix} files"
 
-    Raises:
-        ValueError: if there are several of these; counts them.
-    """
-    ordered = sorted(files)
-    kinds = Counter("images" if f.suffix.lower() in PICTURE_SUFFIXES else f"{f.suffix.lower()} files" for f in ordered)
+
+def check_one_kind(source: str | Path, kinds: Mapping[str, int]) -> None:
+    """Raise a ValueError if a source has images and shards, or shards of two kinds; counts them."""
     if len(kinds) > 1:
         found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
         raise ValueError(
             f"{source} means files of several kinds: {found}. Give each kind as a source of its own, with a pattern: "
             "--train_data 'FOLDER/*.tar' 'FOLDER/*.jpg'."
         )
-    return ordered
 
 
 def find_files(source: str) -> list[Path]:
@@ -211,7 +212,8 @@ def find_files(source: str) -> list[Path]:
         found = (Path(name) for name in glob.glob(source, recursive=True))  # noqa: PTH207 - it may be absolute
     known = PICTURE_SUFFIXES + SHARD_SUFFIXES
     listed = list(found)
-    files = one_kind(source, (file for file in listed if file.suffix.lower() in known))
+    files = sorted(file for file in listed if file.suffix.lower() in known)
+    check_one_kind(source, Counter(map(kind_of, files)))
     if listed and not files:
         raise ValueError(f"{source} is neither image nor shard ({', '.join(known)}).")
     if path.is_dir() and any(file.parent != path for file in files):
@@ -240,14 +242,14 @@ def is_empty(shard: Path) -> bool:
     """Whether a local shard holds no row; one that is damaged is not, and fails when it is read."""
     if shard.stat().st_size == 0:
         return True
-    if shard.suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_metadata(shard).num_rows == 0
     try:
+        if shard.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_metadata(shard).num_rows == 0
         with tarfile.open(shard) as archive:
             return archive.next() is None
-    except tarfile.TarError:
+    except Exception:  # tarfile, the decompressors and pyarrow raise many kinds
         return False
 
 
@@ -348,6 +350,7 @@ class ImagePlan:
         self.mixture, self.plan = mixture, plan
         self.num_spares = max(1, 8 // plan.batch_size)
         self.num_ahead = max(4 * plan.batch_size, MIXED_ROWS)  # streams come in groups of mixed rows
+        self._per_epoch = mixture.counts(plan.samples_per_epoch).tolist()
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
         self._stream_counts: deque[tuple[int, Mapping[str, int]]] = deque()  # step in which they count, and counts
 
@@ -410,8 +413,7 @@ class ImagePlan:
                 self._stream_counts.append((step, row.counts))
             return Ask(epoch, place, number, row.name, row.raw, -1, row.is_repeat)
         size = len(self.mixture.sources[number])  # type: ignore[arg-type]
-        per_epoch = int(self.mixture.counts(self.plan.samples_per_epoch)[number])
-        cycle, within = divmod(epoch * per_epoch + draw, size)
+        cycle, within = divmod(epoch * self._per_epoch[number] + draw, size)
         if self._permutations.get(number, (None,))[0] != cycle:
             order = np.random.default_rng([self.plan.seed, number, cycle, 2]).permutation(size)
             self._permutations[number] = (cycle, order)

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from .formats import PICTURE_SUFFIXES
 from .shards import is_whole, tar_members
-from .tables import datasets_library
+from .tables import datasets_library, encoded
 
 logger = logging.get_logger(__name__)
 
@@ -93,7 +93,6 @@ class StreamSource:
         self.files, self.max_bad_share, self.count_rows = list(files), max_bad_share, count_rows
         self.names = next((c for c in ("__key__", "name", "file_name", "path") if c in stream.column_names), None)
         self.stream = stream.decode(False)
-        self.num_retries = 0
         self.lengths: dict[int, int] = {}  # rows of the shards that were read or counted
         self.damaged: set[int] = set()
 
@@ -107,8 +106,9 @@ class StreamSource:
         """
         share = self._share(process, num_processes)
         number, before = 0, 0  # of the pass through the stream, and the rows of those before it
+        counts: Counter[str] = Counter()
         while True:
-            length = yield from self._pass(share, number, max(start - before, 0))
+            length = yield from self._pass(share, number, max(start - before, 0), counts)
             if not length:
                 raise ValueError(
                     f"{self.name} holds nothing for process {process} of {num_processes}; give it at least as many "
@@ -137,12 +137,14 @@ class StreamSource:
             )
         return Share(self.stream, range(total), num_processes, process, 0)
 
-    def _pass(self, share: Share, number: int, skip: int) -> Generator[Row, None, int]:
-        """Rows of a pass after the first `skip`; returns how many there are in it."""
+    def _pass(self, share: Share, number: int, skip: int, counts: Counter[str]) -> Generator[Row, None, int]:
+        """Rows of a pass after the first `skip`; returns how many there are in it.
+
+        What happens is counted with the group of rows that is read then; `counts` holds what no row has told yet.
+        """
         order = np.random.default_rng([self.seed, number, share.key]).permutation(len(share.shards))
         place = skip - skip % MIXED_ROWS  # rows are mixed in groups, which begin at multiples
         group: list[tuple[str, Any]] = []
-        counts: Counter[str] = Counter()
 
         def mixed() -> Iterator[Row]:
             rng = np.random.default_rng([self.seed, number, share.key, place])
@@ -161,6 +163,8 @@ class StreamSource:
                 group.clear()
                 counts.clear()
         yield from mixed()
+        if group:
+            counts.clear()
         return len(range(share.offset, end, share.step))
 
     def _read(
@@ -171,21 +175,27 @@ class StreamSource:
         After each shard comes a None.
         """
         before = 0  # rows of the shards before
+        # Up to the row that filled the last group before `start`, what happens was counted with rows now left out.
+        counted = start - share.step + share.offset + 1 if start else 0
         for own in order:
             shard = share.shards[own]
             skip = max(start - before, 0)
             length = self._length(shard) if skip else None
             if length is None or length > skip:
                 length = 0
-                for length, row in self._shard_rows(share, int(own), counts):
+                for length, row in self._shard_rows(share, int(own), skip, counts):
+                    if before + length <= counted:
+                        counts.clear()
                     if length > skip:
                         key = row.get(self.names) if self.names else None
                         label = f"{self.name}[{key if key is not None else before + length - 1}]"
-                        yield before + length, (label, encoded(row[self.column]))
+                        yield before + length, (label, row[self.column])
                 self.lengths[shard] = length
                 if not length and shard not in self.damaged:
                     logger.warning(f"{self.shard_name(shard)} holds no image.")
             before += length
+            if before < counted:
+                counts.clear()
             yield before, None
 
     def _length(self, shard: int) -> int | None:
@@ -196,14 +206,21 @@ class StreamSource:
                 self.lengths[shard] = length
         return self.lengths.get(shard)
 
-    def _shard_rows(self, share: Share, own: int, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
-        """Rows of one shard with their numbers from 1; one that drops is opened again."""
+    def _shard_rows(
+        self, share: Share, own: int, skip: int, counts: Counter[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Rows of one shard with their numbers from 1; one that drops is opened again.
+
+        The images of the first `skip` rows are not fetched.
+        """
         shard, place, failures = share.shards[own], 0, 0
         while True:
             try:
                 rows = share.stream.shard(num_shards=len(share.shards), index=own)
                 for number, row in enumerate(rows, start=1):
                     if number > place:  # else it was read before the shard dropped
+                        if number > skip:
+                            row = {**row, self.column: encoded(row[self.column])}
                         place, failures = number, 0
                         yield number, row
                 return
@@ -212,10 +229,9 @@ class StreamSource:
                 where = f"{self.shard_name(shard)} broke off after its row {place} ({type(error).__name__}: {error})"
                 if failures > MAX_RETRIES:
                     self._leave_out(share, shard, f"{where}, {failures} times in a row.", error)
-                    counts["damaged_shards"] += 1
+                    counts["damaged_shards"] += share.offset == 0  # else all processes would count it
                     return
-            self.num_retries += 1
-            counts["stream_retries"] += 1
+            counts["stream_retries"] += share.offset == 0
             logger.warning(f"{where}; opening it again.")
             time.sleep(self.wait_s * failures)
 
@@ -280,11 +296,18 @@ def tar_rows(files: Sequence[str], column: str | None = None) -> Iterator[dict[s
         DamagedTarError: behind the last image of a tar that breaks off there; `tarfile` is silent about most.
     """
     for file in files:
+        left_out: dict[str, str] = {}
         with tarfile.open(file) as archive:
             members = (member for member in archive if member.isfile())
-            for name, member in tar_images(members, column):
+            for name, member in tar_images(members, column, left_out):
                 content = archive.extractfile(member)
                 yield {"name": name, "image": content.read()}  # type: ignore[union-attr]
+            if left_out:
+                name = next(iter(left_out.values()))
+                logger.warning(
+                    f"{file}: {len(left_out)} images such as {name} are left out: in a tar a file's ending begins at "
+                    f"its first dot, so that one ends in {split_name(name)[1]!r}. Write the tar without dots in names."
+                )
             if not is_whole(archive):
                 raise DamagedTarError("its end is missing")
 
@@ -295,19 +318,29 @@ def count_tar_rows(file: Path, column: str | None = None) -> int | None:
     return sum(1 for _ in tar_images(names, column)) if ends else None
 
 
-def tar_images(members: Iterable[Any], column: str | None) -> Iterator[tuple[str, Any]]:
+def tar_images(
+    members: Iterable[Any], column: str | None, left_out: dict[str, str] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Members (or their names) that are images, with their keys: the first of those that follow each other with a key.
+
+    Into `left_out` go the keys and names of pictures whose names have more dots, if there is no image of their key: a
+    mask beside its image (`1.jpg`, `1.mask.png`) is none.
 
     Source: the WebDataset format; a key is what comes before the first dot of a file's name, with its folder.
     """
     last = None
     for member in members:
-        key, ending = split_name(getattr(member, "name", member))
+        name = getattr(member, "name", member)
+        key, ending = split_name(name)
         if key == last or PurePosixPath(key).name.startswith(("__", ".")):
             continue
         if ending == column if column else f".{ending.lower()}" in PICTURE_SUFFIXES:
             last = key
+            if left_out:
+                left_out.pop(key, None)
             yield key, member
+        elif left_out is not None and not column and PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+            left_out[key] = name
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -330,13 +363,6 @@ def image_column(features: Any, names: Sequence[str], where: str) -> str:
         if name in names:
             return name
     raise ValueError(f"{where} has no column of images; it has {', '.join(names)}. Name it with --image_column.")
-
-
-def encoded(value: Any) -> Any:
-    """Path, bytes, picture or array out of what a column holds."""
-    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
-        return value["bytes"] if value.get("bytes") is not None else Path(value["path"])
-    return value
 
 
 def read_ahead(rows: Iterator[Row], num_rows: int) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .formats import CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList, image_suffixes, splits_named
 from .layouts import ClassLayout, KeypointLayout
-from .tables import StreamSamples, open_table
+from .tables import StreamSamples, is_saved_table, open_table
 
 COCO_FILES = ("annotations/*{split}*.json", "annotations.json", "annotations/*.json", "*{split}*.json", "coco*.json")
 # What the file of a number of keypoints is called, and files of COCO that lie beside it and have no keypoints.
@@ -157,10 +157,8 @@ def _annotation_file(folder: Path, split: str, num_keypoints: int) -> Path:
 
 def _is_table(path: Path) -> bool:
     """Whether a folder was written by `datasets`, or holds what only `datasets` reads."""
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return True
     patterns = ("*.parquet", "data/*.parquet", "*.arrow", "metadata.jsonl", "*/metadata.jsonl")
-    return any(next(path.glob(pattern), None) is not None for pattern in patterns)
+    return is_saved_table(path) or any(next(path.glob(pattern), None) is not None for pattern in patterns)
 
 
 def _count(num_labels: int | None) -> int:

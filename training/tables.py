@@ -32,6 +32,7 @@ COLUMNS = {
 }
 # What may be a data set of the Hub, and not only a path.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+MAX_SHARDS = 1024
 # Vectors of a picture of normals that are shorter mean that nobody is there; mid-grey, 127 or 128, is 0.007 long.
 BACKGROUND_LENGTH = 0.1
 
@@ -65,7 +66,11 @@ class TableReader:
             self.columns["mask"] = _find("mask", columns, chosen or {}, required=False)
 
     def samples(self, row: Mapping[str, Any], name: str) -> list[Sample]:
-        """The samples of a row: one, or for pose one per labelled person."""
+        """The samples of a row: one, or for pose one per labelled person.
+
+        Raises:
+            BadSampleError: if one of them would train wrongly; names the row.
+        """
         image = read_rgb(self._get(row, "image", name), name)
         if self.task != "pose":
             source, mask = self._get(row, self.task, name), self._get(row, "mask", name)
@@ -80,7 +85,11 @@ class TableReader:
         ]
 
     def people(self, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (num_people, 4) and keypoints (num_people, num_keypoints, 3) of the people that have some of both."""
+        """Boxes (num_people, 4) and keypoints (num_people, num_keypoints, 3) of the people that have some of both.
+
+        Raises:
+            BadSampleError: if they are not numbers, or not as many as the model's keypoints take; names the row.
+        """
         boxes, values = self._get(row, "box", name), self._get(row, "keypoints", name)
         try:
             boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
@@ -233,7 +242,8 @@ def load_table(source: str, split: str, streaming: bool) -> Any:
     path = Path(source)
     if is_saved_table(path):
         table = _of_split(datasets.load_from_disk(source), split, source)
-        return table.to_iterable_dataset() if streaming else table
+        # Shards are what processes share out and what is shuffled; of a table at hand they cost nothing.
+        return table.to_iterable_dataset(num_shards=max(min(len(table), MAX_SHARDS), 1)) if streaming else table
     if not path.exists():
         is_file_name = path.suffix.lower() in PICTURE_SUFFIXES + SHARD_SUFFIXES
         if is_file_name or not HUB_ID.fullmatch(source):
@@ -292,9 +302,25 @@ def undecoded(table: Any) -> Any:
     return table
 
 
+def encoded(value: Any) -> Any:
+    """Path, bytes, picture or array out of what a column holds; a file that lies elsewhere (on the Hub) is fetched."""
+    if not isinstance(value, Mapping) or not {"bytes", "path"} & value.keys():
+        return value
+    content, path = value.get("bytes"), value.get("path")
+    if content is not None or path is None:
+        return content
+    from datasets.utils.file_utils import is_local_path, xopen
+
+    if is_local_path(path):
+        return Path(path)
+    with xopen(path, "rb") as file:
+        return file.read()
+
+
 def _decode(value: Mapping[str, Any], what: str) -> Image.Image:
     try:
-        image = Image.open(value["path"] if value["bytes"] is None else BytesIO(value["bytes"]))
+        content = encoded(value)
+        image = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
         image.load()
     except Exception as error:  # the decoders of PIL raise OSError, SyntaxError, ValueError, struct.error, EOFError
         size = "no bytes" if value["bytes"] is None else f"{len(value['bytes'])} bytes"
