@@ -306,8 +306,8 @@ COCO = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [{"image_id"
             "image_id 8",
         ),
         ({**COCO, "annotations": [{"image_id": 7}]}, r"boxes.json: annotations\[0\] has no bbox"),
-        ({**COCO, "images": 3}, "boxes.json: images is of type int, expected a list"),
-        ({**COCO, "annotations": [3]}, r"annotations\[0\] has no image_id and no bbox: 3"),
+        ({**COCO, "images": 3}, "boxes.json has no list 'images' .*: expected a COCO file"),
+        ({**COCO, "annotations": [3]}, r"annotations\[0\] has no image_id: 3"),
         ({**COCO, "images": [{"id": 7}]}, r"images\[0\] has no file_name"),
     ],
 )
