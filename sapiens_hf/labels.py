@@ -587,16 +587,20 @@ def has_side(name: str) -> bool:
     return SIDE.search(name) is not None
 
 
+def missing_pairs(names: Sequence[str], pairs: Iterable[tuple[int, int]]) -> list[str]:
+    """Names with a side that no pair holds: their labels would stay on the wrong side of a mirrored image."""
+    paired = {index for pair in pairs for index in pair}
+    return [name for index, name in enumerate(names) if has_side(name) and index not in paired]
+
+
 def _mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     """`paired_by_name`, or a ValueError that names a left or right one without a partner."""
     pairs = paired_by_name(names)
-    paired = set(sum(pairs, ()))
-    for index, name in enumerate(names):
-        if has_side(name) and index not in paired:
-            raise ValueError(
-                f"{name!r} has no partner {other_side(name)!r} to change places with in a mirrored image: rename it, "
-                "or give the pairs yourself."
-            )
+    for name in missing_pairs(names, pairs):
+        raise ValueError(
+            f"{name!r} has no partner {other_side(name)!r} to change places with in a mirrored image: rename it, "
+            "or give the pairs yourself."
+        )
     return pairs
 
 

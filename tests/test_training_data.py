@@ -13,7 +13,7 @@ from PIL import Image
 from training_helpers import CLASSES, NAMES, SIZE, person, write_tree
 
 from sapiens_hf import SapiensImageProcessor
-from sapiens_hf.labels import other_side, paired_by_name
+from sapiens_hf.labels import missing_pairs, other_side, paired_by_name
 from training.augment import NO_POSE_AUGMENTATION, augment_pose, fit_to_network
 from training.data import (
     ModelInputs,
@@ -26,7 +26,7 @@ from training.data import (
     visible_in_crop,
 )
 from training.formats import BadSampleError, FaceSynthetics, FolderTree, image_suffixes, read_maps, read_mask, read_rgb
-from training.layouts import class_layout, keypoint_layout, missing_pairs
+from training.layouts import class_layout, keypoint_layout
 from training.sources import SyntheticSamples, open_samples
 from training.tables import StreamSamples, TableSamples, open_table
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from sapiens_hf.labels import has_side, other_side, paired_by_name
-from training.layouts import class_layout, keypoint_layout, missing_pairs
+from sapiens_hf.labels import has_side, missing_pairs, other_side, paired_by_name
+from training.layouts import class_layout, keypoint_layout
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ import numpy as np
 from scipy import ndimage
 from transformers import HfArgumentParser
 
-from sapiens_hf.labels import has_side
+from sapiens_hf.labels import has_side, missing_pairs
 
 from .formats import TASKS, BadSampleError, CocoKeypoints, Sample
-from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout, missing_pairs
+from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout
 from .options import check_names, parse_values
 from .sources import open_samples
 from .tables import COLUMNS, StreamSamples

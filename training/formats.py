@@ -125,14 +125,12 @@ class CocoKeypoints:
         rows = np.array([images[annotations[place]["image_id"]] for place in kept], dtype=np.int64)
         boxes = self._clipped_boxes([annotations[place] for place in kept], data["images"])
         is_box = (boxes[:, 2:] > 0).all(axis=-1) & np.isfinite(boxes).all(axis=-1)
-        self.left_out = Counter(
-            {
-                "crowds": int(is_crowd.sum()),
-                "without a labelled keypoint": int((~is_crowd & ~is_labelled).sum()),
-                "with an empty box": int((~is_box).sum()),
-            }
-        )
-        self.left_out = +self.left_out  # without those that are 0
+        left_out = {
+            "crowds": is_crowd.sum(),
+            "without a labelled keypoint": (~is_crowd & ~is_labelled).sum(),
+            "with an empty box": (~is_box).sum(),
+        }
+        self.left_out = Counter({reason: int(count) for reason, count in left_out.items() if count})
         if not is_box.any():
             left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "it has no annotation"
             raise ValueError(f"{path} holds nobody to train on: {left}.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sapiens_hf.coco import read_own_labels
-from sapiens_hf.labels import class_set, has_side, keypoint_set, paired_by_name
+from sapiens_hf.labels import class_set, keypoint_set, paired_by_name
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -85,12 +85,6 @@ def class_layout(source: str | int | Path) -> ClassLayout:
     return ClassLayout(
         known.name, known.names, known.swap_pairs, known.class_weights, known.ignore_index, known.rotate_fill_label
     )
-
-
-def missing_pairs(names: Sequence[str], pairs: Pairs) -> list[str]:
-    """Names with a side that no pair holds: their labels would stay on the wrong side of a mirrored image."""
-    paired = set(sum(pairs, ()))
-    return [name for index, name in enumerate(names) if has_side(name) and index not in paired]
 
 
 def _number(source: Any) -> Any:
