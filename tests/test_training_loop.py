@@ -44,10 +44,11 @@ def environment(num_threads: int = 1) -> dict[str, str]:
     return {**os.environ, **device, "OMP_NUM_THREADS": str(num_threads)}
 
 
-def test_kill_and_resume_give_the_same_curve(data, tmp_path, threads):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_kill_and_resume_give_the_same_curve(data, tmp_path, threads, optimizer):
     """A run killed with SIGKILL while it trains and resumed equals one left alone, in every loss and weight."""
     steps = 40
-    options = ["--save_every", "3", "--gradient_accumulation_steps", "2"]
+    options = ["--save_every", "3", "--gradient_accumulation_steps", "2", "--optimizer", optimizer]
     dropout = ["hidden_dropout_prob=0.1"]  # chance inside the model must follow too
 
     def line(output):

@@ -155,8 +155,10 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     if options.lr_base_batch:
         base_lr = scaled_lr(base_lr, plan.samples_per_step, options.lr_base_batch)
     first_beta, second_beta = options.adam_betas
+    betas = (first_beta, second_beta)
+    check_optimizer(options.optimizer, accelerator.distributed_type)
     optimizer = build_optimizer(
-        job.model, base_lr, options.weight_decay, options.layer_decay_rate, (first_beta, second_beta)
+        job.model, base_lr, options.weight_decay, options.layer_decay_rate, betas, options.optimizer
     )
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     by_step = options.schedule == "cosine_by_step"  # spans the run's steps, though they may be no whole epochs
@@ -228,6 +230,23 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
             f"Finished at step {state.step}: {said}. Model, processor and {RESULTS_FILE} are in {folder}."
         )
     return results
+
+
+def check_optimizer(optimizer: str, distributed_type: str) -> None:
+    """Refuse Muon where a process holds parts of matrices only.
+
+    Args:
+        optimizer: of the options.
+        distributed_type: of the Accelerator.
+
+    Raises:
+        ValueError: for Muon with FSDP or DeepSpeed.
+    """
+    if optimizer == "muon" and distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"--optimizer muon does not work with {distributed_type}, which cuts matrices up: use "
+            "training/configs/ddp.yaml, or --optimizer adamw."
+        )
 
 
 def loss_weights(sizes: Sequence[torch.Tensor], accelerator: Accelerator) -> torch.Tensor:

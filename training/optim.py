@@ -17,9 +17,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from .muon import MuonWithAdamW, split_groups
+
 # Wrappers (DDP, torch.compile, PEFT) and task classes put prefixes in front, hence (^|.) and search.
 EMBEDDINGS = re.compile(r"(^|\.)embeddings\.")
 ENCODER_LAYER = re.compile(r"(^|\.)encoder\.layers\.(\d+)\.")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "multistep", "poly", "cosine", "cosine_by_step")
 # Parts of names without weight decay in pre-training: backbone_pretrain.md 3.6, `ln` and `pos_embed` in our words.
 PRETRAINING_NO_DECAY = ("layernorm", "bias", "position_embeddings", "mask_token", "cls_token")
@@ -126,8 +129,9 @@ def build_optimizer(
     weight_decay: float,
     decay_rate: float | None,
     betas: tuple[float, float] = (0.9, 0.999),
+    optimizer: str = "adamw",
 ) -> torch.optim.AdamW:
-    """AdamW over the groups of a recipe.
+    """The optimiser over the groups of a recipe.
 
     Args:
         model: a Sapiens model.
@@ -135,11 +139,19 @@ def build_optimizer(
         weight_decay: weight decay.
         decay_rate: layer decay; None for the pre-training recipe, which has none (its betas are 0.9, 0.95).
         betas: of AdamW.
+        optimizer: "adamw", the original's, or "muon" for the matrices of layers and head and AdamW for the rest.
+
+    Raises:
+        ValueError: for another optimiser, or Muon where it has nothing to train.
     """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"There is no optimizer {optimizer!r}. Choose one of {', '.join(OPTIMIZERS)}.")
     if decay_rate is None:
         groups = pretraining_groups(model, lr, weight_decay)
     else:
         groups = layer_decay_groups(model, lr, weight_decay, decay_rate)
+    if optimizer == "muon":
+        return MuonWithAdamW(split_groups(groups), lr=lr, betas=betas, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
 
-from .optim import SCHEDULES
+from .optim import OPTIMIZERS, SCHEDULES
 from .recipes import recipe
 
 OptionsType = TypeVar("OptionsType", bound="RunOptions")
@@ -63,7 +63,8 @@ class RunOptions:
     recipe: str | None = _option(None, "a recipe of the paper, e.g. pose-coco-1b: sets what you leave open")
     learning_rate: float = _option(5e-4, "of the head, at its highest")
     lr_base_batch: int = _option(0, "if not 0: global batch for which learning_rate is meant, else it is scaled")
-    weight_decay: float = _option(0.1, "of AdamW")
+    optimizer: str = _option("adamw", "adamw, the original's, or muon, for networks trained from random weights")
+    weight_decay: float = _option(0.1, "of the optimizer")
     adam_betas: list[float] = _option([0.9, 0.999], "the two betas of AdamW")
     layer_decay_rate: float | None = _option(0.85, "factor on the learning rate per layer, from the head down")
     schedule: str = _option("poly", f"{', '.join(SCHEDULES)}")
@@ -178,6 +179,8 @@ def check_options(options: OptionsType) -> OptionsType:
         raise ValueError(f"--image_size takes height and width, e.g. 1024 768; got {options.image_size}.")
     if options.schedule not in SCHEDULES:
         check_names("schedule", [options.schedule], SCHEDULES, "--schedule")
+    if options.optimizer not in OPTIMIZERS:
+        check_names("optimizer", [options.optimizer], OPTIMIZERS, "--optimizer")
     for name in (
         "batch_size",
         "gradient_accumulation_steps",

@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,7 +79,10 @@ class Leg:
         task: one of the four.
         max_steps: updates of the weights, of `batch_size` pictures each.
         start: the run that it starts from, of which another task takes the encoder only; None for random weights.
+        learning_rate: at its highest.
         attn_implementation: "eager" is the fastest one on a CPU for few tokens in bfloat16 (docs/training.md).
+        optimizer: one of the scripts'.
+        layer_decay_rate: factor on the learning rate per layer, from the head down.
     """
 
     task: str
@@ -87,6 +91,8 @@ class Leg:
     batch_size: int = 16
     learning_rate: float = 1.5e-3
     attn_implementation: str | None = None
+    optimizer: str = "adamw"
+    layer_decay_rate: float = 0.85
 
     @property
     def keeps_head(self) -> bool:
@@ -94,6 +100,7 @@ class Leg:
         return self.start is not None and RUNS[self.start].task == self.task
 
 
+_MuonLeg = partial(Leg, learning_rate=5e-3, attn_implementation="eager", optimizer="muon", layer_decay_rate=1.0)
 RUNS = {
     "segmentation-1": Leg("segmentation", 6000),
     "segmentation-2": Leg("segmentation", 3500, "segmentation-1"),
@@ -105,6 +112,9 @@ RUNS = {
     "segmentation-3": Leg("segmentation", 18_000, "segmentation-2", attn_implementation="eager"),
     "depth-2": Leg("depth", 4000, "depth-1", attn_implementation="eager"),
     "depth-3": Leg("depth", 10_000, "depth-2", attn_implementation="eager"),
+    "pose-3": _MuonLeg("pose", 18_000, "pose-2"),
+    "normal-3": _MuonLeg("normal", 8000, "normal-2"),
+    "segmentation-4": _MuonLeg("segmentation", 8000, "segmentation-3"),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
@@ -201,10 +211,13 @@ def run_of(
         *("--augmentation", *MILD_AUGMENTATION[leg.task], "--max_steps", str(max_steps)),
         *("--batch_size", str(leg.batch_size), "--learning_rate", str(leg.learning_rate)),
         *("--schedule", "cosine_by_step", "--warmup_steps", str(min(200, max_steps // 10))),
-        *("--layer_decay_rate", "0.85", "--weight_decay", "0.05", "--mixed_precision", mixed_precision),
+        *("--layer_decay_rate", str(leg.layer_decay_rate), "--weight_decay", "0.05"),
+        *("--mixed_precision", mixed_precision),
         *("--seed", str(SEED), "--num_workers", "0", "--log_every", "20", "--save_every", "500"),
         *("--keep_checkpoints", "1", "--eval_every", "1000", "--eval_batch_size", "20"),
     ]
+    if leg.optimizer != "adamw":
+        arguments += ["--optimizer", leg.optimizer]
     if leg.attn_implementation is not None:
         arguments += ["--attn_implementation", leg.attn_implementation]
     return Run(leg.task, folder / name, tuple(arguments))
