@@ -179,11 +179,12 @@ def reconstruction_loss(
         norm_pix_loss: whether targets are normalised per patch, with the unbiased variance.
     """
     logits, patches = logits.float(), patches.float()
-    if norm_pix_loss:
-        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-        patches = (patches - mean) / (variance + 1e-6).sqrt()
-    errors = (logits - patches).square().mean(dim=-1)  # (B, N, P) -> (B, N)
-    return (errors * mask).sum() / mask.sum().clamp(min=1)
+    num_values = patches.shape[-1]
+    if norm_pix_loss:  # (x - mean) / sqrt(var + 1e-6) in one kernel, which divides its variance by P, not P - 1
+        bias = (num_values - 1) / num_values
+        patches = F.layer_norm(patches, (num_values,), patches.new_full((num_values,), bias**0.5), eps=1e-6 * bias)
+    errors = F.mse_loss(logits, patches, reduction="none").sum(dim=-1)  # (B, N, P) -> (B, N)
+    return (errors * mask).sum() / (num_values * mask.sum().clamp(min=1))
 
 
 __all__ = ["depth_loss", "heatmap_loss", "normal_loss", "reconstruction_loss", "segmentation_loss"]

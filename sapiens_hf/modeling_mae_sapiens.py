@@ -127,8 +127,9 @@ class SapiensForPreTraining(SapiensPreTrainedModel):
     def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(B, num_channels, H, W)` -> `(B, N, patch_size ** 2 * num_channels)`, patches as (row, column, channel)."""
         patch = self.config.patch_size
-        patches = pixel_values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, q)
-        return torch.einsum("nchpwq->nhwpqc", patches).flatten(3).flatten(1, 2)
+        rows = pixel_values.permute(0, 2, 3, 1).contiguous()  # colours side by side first: larger pieces to copy then
+        patches = rows.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # (B, h, p, w, q, C)
+        return patches.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def unpatchify(self, patches: torch.Tensor, image_size: tuple[int, int] | None = None) -> torch.Tensor:
         """Inverse of `patchify`: `(B, N, patch_size ** 2 * num_channels)` -> `(B, num_channels, *image_size)`."""

@@ -129,7 +129,7 @@ def gather_tokens(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
 
 class SapiensPatchEmbeddings(nn.Module):
-    """Image to patch tokens, `(B, 3, H, W)` -> `(B, N, C)`, row by row."""
+    """Image to patch tokens, `(B, 3, H, W)` -> `(B, N, C)`, row by row, or `(B, M, C)`, those of the kept patches."""
 
     def __init__(self, config: SapiensConfig):
         super().__init__()
@@ -142,7 +142,7 @@ class SapiensPatchEmbeddings(nn.Module):
             padding=config.patch_embeddings_padding,
         )
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, kept_patches: torch.LongTensor | None = None) -> torch.Tensor:
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values must have shape (batch_size, {self.config.num_channels}, height, width), got "
@@ -158,6 +158,14 @@ class SapiensPatchEmbeddings(nn.Module):
                 f"Height and width must be multiples of the patch size {patch}, got {height} x {width}. "
                 f"Nearest sizes that work (height x width): {near}."
             )
+        if kept_patches is not None and self.config.patch_embeddings_padding:  # patches then overlap their neighbours
+            return gather_tokens(self(pixel_values), kept_patches)
+        if kept_patches is not None:  # side by side, as an image of one row: the rest need not be projected
+            patches = pixel_values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, q)
+            images = torch.arange(pixel_values.shape[0], device=pixel_values.device)[:, None]
+            rows, columns = kept_patches // (width // patch), kept_patches % (width // patch)
+            kept = patches.permute(0, 2, 4, 1, 3, 5)[images, rows, columns]  # (B, M, 3, p, q)
+            pixel_values = kept.permute(0, 2, 3, 1, 4).flatten(3)
         return self.projection(pixel_values).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
 
 
@@ -176,14 +184,15 @@ class SapiensEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, kept_patches: torch.LongTensor | None = None) -> torch.Tensor:
         pixel_values = pixel_values.to(self.patch_embeddings.projection.weight.dtype)
-        hidden_states = self.patch_embeddings(pixel_values)
+        hidden_states = self.patch_embeddings(pixel_values, kept_patches)
         positions = self.position_embeddings
         grid_size = tuple(s // self.config.patch_size for s in pixel_values.shape[-2:])
         if grid_size != self.config.grid_size:
             positions = resize_position_table(positions, self.config.grid_size, grid_size, self.num_prefix_tokens)
-        hidden_states = hidden_states + positions[:, self.num_prefix_tokens :]
+        patch_positions = positions[:, self.num_prefix_tokens :]
         if kept_patches is not None:
-            hidden_states = gather_tokens(hidden_states, kept_patches)
+            patch_positions = gather_tokens(patch_positions.expand(kept_patches.shape[0], -1, -1), kept_patches)
+        hidden_states = hidden_states + patch_positions
         if self.cls_token is not None:
             cls_token = (self.cls_token + positions[:, :1]).expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat([cls_token, hidden_states], dim=1)

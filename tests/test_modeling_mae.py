@@ -72,6 +72,35 @@ def test_unmasked_features_match_the_original():
     torch.testing.assert_close(other[:, 1:].transpose(1, 2).unflatten(2, (5, 7)), want, **CLOSE)
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_embeddings_of_kept_patches_are_those_of_all(padding):
+    """Only kept patches are projected; weights and pixels get the same gradients."""
+    embeddings = tiny_model("pretraining", patch_embeddings_padding=padding).model.embeddings
+    pixels = tiny_pixels(2).requires_grad_()
+    num_patches = embeddings.position_embeddings.shape[1] - 1
+    kept = torch.stack([torch.randperm(num_patches)[: num_patches // 3] for _ in range(2)])
+    found = []
+    for project_all in (False, True):
+        embeddings.zero_grad(set_to_none=True)
+        pixels.grad = None
+        tokens = embeddings(pixels) if project_all else embeddings(pixels, kept)
+        if project_all:
+            patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+            tokens = torch.cat([tokens[:, :1], patches], dim=1)
+        tokens.square().sum().backward()
+        found.append((tokens.detach(), embeddings.patch_embeddings.projection.weight.grad, pixels.grad))
+    for ours, expected in zip(*found, strict=True):
+        assert ours.abs().max() > 0
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [-1, 10_000])
+def test_kept_patches_that_are_not_there_are_refused(index):
+    model = tiny_model("pretraining")
+    with pytest.raises((IndexError, RuntimeError), match="index"):
+        model.model(tiny_pixels(2), kept_patches=torch.full((2, 3), index))
+
+
 def test_patches_match_the_original():
     model = SapiensForPreTraining(tiny_config("pretraining", image_size=[12, 12], patch_size=4))
     pixels = array("small_x")

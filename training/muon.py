@@ -4,8 +4,8 @@ Adam scales each weight by itself. Muon takes the momentum of a whole matrix and
 singular values are all about 1, so that rare directions learn as fast as common ones. Small networks from random
 weights need far fewer steps for the same loss (docs/training.md). Source: Jordan et al. 2024, "Muon: an optimizer for
 hidden layers in neural networks"; the size of a step after Liu et al. 2025 (arXiv 2502.16982), with which weight decay
-and the order of the learning rate are AdamW's. `torch.optim.Muon` steps through matrices one by one, which takes
-several times as long for small ones, knows no convolutions and leaves AdamW's part to a second optimiser.
+and the order of the learning rate are AdamW's. `torch.optim.Muon`, since torch 2.9, knows no convolutions and leaves
+AdamW's part to a second optimiser.
 """
 
 from __future__ import annotations
