@@ -114,7 +114,6 @@ RUNS = {
     "depth-3": Leg("depth", 10_000, "depth-2", attn_implementation="eager"),
     "pose-3": _MuonLeg("pose", 18_000, "pose-2"),
     "normal-3": _MuonLeg("normal", 8000, "normal-2"),
-    "segmentation-4": _MuonLeg("segmentation", 6000, "segmentation-3"),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
