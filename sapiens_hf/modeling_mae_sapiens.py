@@ -30,9 +30,8 @@ from .modeling_sapiens import (
     SapiensModel,
     SapiensPreTrainedModel,
     gather_tokens,
-    resize_position_table,
-    sincos_position_table,
 )
+from .positions_sapiens import resize_position_table, sincos_position_table
 
 
 @auto_docstring

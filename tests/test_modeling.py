@@ -25,7 +25,8 @@ from transformers import AutoBackbone
 
 import sapiens_hf
 from sapiens_hf import SapiensBackbone, SapiensConfig, SapiensModel
-from sapiens_hf.modeling_sapiens import SapiensDropPath, resize_position_table, sincos_position_table
+from sapiens_hf.modeling_sapiens import SapiensDropPath
+from sapiens_hf.positions_sapiens import resize_position_table, sincos_position_table
 
 TASKS = ("encoder", "backbone", "pretraining", *DENSE_TASKS)
 # Rounding of float32: the original itself, run on one and on two threads, differs by up to 5e-6 in the heads.

@@ -7,8 +7,8 @@ import torch
 
 from tests.test_optim import tiny_model, tiny_pretraining_model
 from training.loop import check_optimizer
-from training.muon import MuonWithAdamW, orthogonal, split_groups
-from training.optim import build_optimizer, layer_decay_groups
+from training.muon import MuonWithAdamW, orthogonal
+from training.optim import build_optimizer, layer_decay_groups, split_groups
 
 RATES = {"lr": 1e-2, "weight_decay": 0.1}
 

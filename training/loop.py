@@ -155,10 +155,14 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     if options.lr_base_batch:
         base_lr = scaled_lr(base_lr, plan.samples_per_step, options.lr_base_batch)
     first_beta, second_beta = options.adam_betas
-    betas = (first_beta, second_beta)
     check_optimizer(options.optimizer, accelerator.distributed_type)
     optimizer = build_optimizer(
-        job.model, base_lr, options.weight_decay, options.layer_decay_rate, betas, options.optimizer
+        job.model,
+        base_lr,
+        options.weight_decay,
+        options.layer_decay_rate,
+        (first_beta, second_beta),
+        options.optimizer,
     )
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     by_step = options.schedule == "cosine_by_step"  # spans the run's steps, though they may be no whole epochs

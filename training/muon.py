@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,35 +27,6 @@ MOMENTUM = 0.95
 STEP_RMS = 0.2  # root mean square of an update at learning rate 1, as AdamW's
 
 
-def split_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Parameter groups of `layer_decay_groups` or `pretraining_groups`, each in one for Muon and one for AdamW.
-
-    Returns:
-        The groups with `muon`, a bool, and "_muon" behind the `group_name` of those where it is True.
-
-    Raises:
-        ValueError: if no trainable parameter is a matrix between hidden features.
-    """
-    split = []
-    for group in groups:
-        for muon in (True, False):
-            chosen = [
-                (name, parameter)
-                for name, parameter in zip(group["names"], group["params"], strict=True)
-                if bool(HIDDEN_MATRIX.search(name)) == muon
-            ]
-            if chosen:
-                names, params = map(list, zip(*chosen, strict=True))
-                group_name = group["group_name"] + ("_muon" if muon else "")
-                split.append({**group, "params": params, "names": names, "group_name": group_name, "muon": muon})
-    if not any(group["muon"] for group in split):
-        raise ValueError(
-            "No trainable parameter is a matrix that Muon could train: LoRA's own matrices and the head's last layer "
-            "are AdamW's. Use --optimizer adamw, or train the whole network."
-        )
-    return split
-
-
 class MuonWithAdamW(torch.optim.AdamW):
     """Muon for the groups with `muon=True`, AdamW for the others.
 
@@ -64,7 +34,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     Parameters must be whole on every process, as in DDP: FSDP and DeepSpeed cut them up.
 
     Args:
-        params: groups of `split_groups`, each with its learning rate and weight decay.
+        params: groups of `training.optim.split_groups`, each with its learning rate and weight decay.
         lr, betas, weight_decay, ...: of AdamW; learning rate and weight decay are also Muon's.
     """
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from .muon import MuonWithAdamW, split_groups
+from .muon import HIDDEN_MATRIX, MuonWithAdamW
 
 # Wrappers (DDP, torch.compile, PEFT) and task classes put prefixes in front, hence (^|.) and search.
 EMBEDDINGS = re.compile(r"(^|\.)embeddings\.")
@@ -92,20 +92,47 @@ def pretraining_groups(model: nn.Module, lr: float, weight_decay: float = 0.05) 
     Raises:
         ValueError: if nothing is trainable.
     """
-    groups = []
-    trainable = _trainable(model)
-    for group_name, decay in (("decay", weight_decay), ("no_decay", 0.0)):
-        chosen = [
-            (name, parameter)
-            for name, parameter in trainable
-            if any(part in name for part in PRETRAINING_NO_DECAY) == (group_name == "no_decay")
-        ]
-        if chosen:
-            names, params = map(list, zip(*chosen, strict=True))
-            groups.append(
-                {"params": params, "names": names, "lr": lr, "weight_decay": decay, "group_name": group_name}
-            )
-    return groups
+
+    def decays(name: str) -> bool:
+        return not any(part in name for part in PRETRAINING_NO_DECAY)
+
+    names, params = zip(*_trainable(model))
+    return [
+        {**part, "lr": lr, "weight_decay": weight_decay * chosen, "group_name": "decay" if chosen else "no_decay"}
+        for chosen, part in _parts(names, params, decays)
+    ]
+
+
+def split_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parameter groups of `layer_decay_groups` or `pretraining_groups`, each in one for Muon and one for AdamW.
+
+    Returns:
+        The groups with `muon`, a bool, and "_muon" behind the `group_name` of those where it is True.
+
+    Raises:
+        ValueError: if no trainable parameter is a matrix between hidden features.
+    """
+    split = [
+        {**group, **part, "muon": muon, "group_name": group["group_name"] + ("_muon" if muon else "")}
+        for group in groups
+        for muon, part in _parts(group["names"], group["params"], HIDDEN_MATRIX.search)
+    ]
+    if not any(group["muon"] for group in split):
+        raise ValueError(
+            "No trainable parameter is a matrix that Muon could train: LoRA's own matrices and the head's last layer "
+            "are AdamW's. Use --optimizer adamw, or train the whole network."
+        )
+    return split
+
+
+def _parts(
+    names: Sequence[str], params: Sequence[nn.Parameter], chooses: Callable[[str], Any]
+) -> Iterator[tuple[bool, dict[str, Any]]]:
+    """`names` and `params` of what is chosen (True) and of the rest (False), without empty parts."""
+    for chosen in (True, False):
+        pairs = [pair for pair in zip(names, params, strict=True) if bool(chooses(pair[0])) == chosen]
+        if pairs:
+            yield chosen, {"names": [name for name, _ in pairs], "params": [parameter for _, parameter in pairs]}
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

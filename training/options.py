@@ -177,10 +177,8 @@ def check_options(options: OptionsType) -> OptionsType:
         raise ValueError("--train_data and --output_dir are needed: what to train on, and where the run is written.")
     if options.image_size and len(options.image_size) != 2:
         raise ValueError(f"--image_size takes height and width, e.g. 1024 768; got {options.image_size}.")
-    if options.schedule not in SCHEDULES:
-        check_names("schedule", [options.schedule], SCHEDULES, "--schedule")
-    if options.optimizer not in OPTIMIZERS:
-        check_names("optimizer", [options.optimizer], OPTIMIZERS, "--optimizer")
+    check_names("schedule", [options.schedule], SCHEDULES, "--schedule")
+    check_names("optimizer", [options.optimizer], OPTIMIZERS, "--optimizer")
     for name in (
         "batch_size",
         "gradient_accumulation_steps",

@@ -211,12 +211,10 @@ def run_of(
         *("--batch_size", str(leg.batch_size), "--learning_rate", str(leg.learning_rate)),
         *("--schedule", "cosine_by_step", "--warmup_steps", str(min(200, max_steps // 10))),
         *("--layer_decay_rate", str(leg.layer_decay_rate), "--weight_decay", "0.05"),
-        *("--mixed_precision", mixed_precision),
+        *("--optimizer", leg.optimizer, "--mixed_precision", mixed_precision),
         *("--seed", str(SEED), "--num_workers", "0", "--log_every", "20", "--save_every", "500"),
         *("--keep_checkpoints", "1", "--eval_every", "1000", "--eval_batch_size", "20"),
     ]
-    if leg.optimizer != "adamw":
-        arguments += ["--optimizer", leg.optimizer]
     if leg.attn_implementation is not None:
         arguments += ["--attn_implementation", leg.attn_implementation]
     return Run(leg.task, folder / name, tuple(arguments))
