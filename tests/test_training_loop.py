@@ -95,9 +95,11 @@ def test_two_processes_equal_one(data, tmp_path):
     """
     # New depth models predict around 0, where the logarithm is cut off: large steps would amplify rounding there.
     shared = ["--val_data", str(data), "--learning_rate", "2e-4"]
+    mains = {"pose": train_pose, "segmentation": train_segmentation, "depth": train_depth, "normal": train_normal}
+    runs = {task: (task, shared) for task in mains} | {"muon": ("pose", [*shared, "--optimizer", "muon"])}
     jobs = []
-    for task in ("pose", "segmentation", "depth", "normal"):
-        jobs.append((task, arguments(task, data, tmp_path / f"{task}2", *shared, steps=4)))
+    for name, (task, options) in runs.items():
+        jobs.append((task, arguments(task, data, tmp_path / f"{name}2", *options, steps=4)))
         jobs[-1][1][jobs[-1][1].index("--batch_size") + 1] = "2"
     listing = tmp_path / "jobs.json"
     listing.write_text(json.dumps(jobs))
@@ -107,16 +109,15 @@ def test_two_processes_equal_one(data, tmp_path):
         env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    mains = {"pose": train_pose, "segmentation": train_segmentation, "depth": train_depth, "normal": train_normal}
-    for task, main in mains.items():
-        main(arguments(task, data, tmp_path / f"{task}1", *shared, steps=4))
-        one, two = losses(tmp_path / f"{task}1"), losses(tmp_path / f"{task}2")
-        assert json.loads((tmp_path / f"{task}2" / "run.json").read_text())["num_processes"] == 2
+    for name, (task, options) in runs.items():
+        mains[task](arguments(task, data, tmp_path / f"{name}1", *options, steps=4))
+        one, two = losses(tmp_path / f"{name}1"), losses(tmp_path / f"{name}2")
+        assert json.loads((tmp_path / f"{name}2" / "run.json").read_text())["num_processes"] == 2
         assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-4)
-        results = [json.loads((tmp_path / f"{task}{n}" / "results.json").read_text()) for n in (1, 2)]
+        results = [json.loads((tmp_path / f"{name}{n}" / "results.json").read_text()) for n in (1, 2)]
         assert results[1] == pytest.approx(results[0], rel=1e-3, abs=1e-3)
         # Outputs, not weights: biases before an instance norm have no gradient but rounding, which Adam makes large.
-        maps = [outputs(tmp_path / f"{task}{n}", task) for n in (1, 2)]
+        maps = [outputs(tmp_path / f"{name}{n}", task) for n in (1, 2)]
         torch.testing.assert_close(maps[1], maps[0], rtol=1e-3, atol=1e-3)
 
 
