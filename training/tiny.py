@@ -83,6 +83,8 @@ class Leg:
         attn_implementation: "eager" is the fastest one on a CPU for few tokens in bfloat16 (docs/training.md).
         optimizer: one of the scripts'.
         layer_decay_rate: factor on the learning rate per layer, from the head down.
+        patch_size: in pixels, of a network that starts from random weights.
+        deconv_out_channels: of such a network's head; None for the task's.
     """
 
     task: str
@@ -93,6 +95,8 @@ class Leg:
     attn_implementation: str | None = None
     optimizer: str = "adamw"
     layer_decay_rate: float = 0.85
+    patch_size: int = 16
+    deconv_out_channels: tuple[int, ...] | None = None
 
     @property
     def keeps_head(self) -> bool:
@@ -101,19 +105,17 @@ class Leg:
 
 
 _MuonLeg = partial(Leg, learning_rate=5e-3, attn_implementation="eager", optimizer="muon", layer_decay_rate=1.0)
+_FineLeg = partial(_MuonLeg, learning_rate=6e-3, patch_size=8, deconv_out_channels=(64, 64))
 RUNS = {
     "segmentation-1": Leg("segmentation", 6000),
-    "segmentation-2": Leg("segmentation", 3500, "segmentation-1"),
     "pose-1": Leg("pose", 3500, "segmentation-1"),
     "pose-2": Leg("pose", 8500, "pose-1"),
+    "pose-3": _MuonLeg("pose", 18_000, "pose-2"),
     "depth-1": Leg("depth", 1500, "segmentation-1"),
-    "normal-1": Leg("normal", 5000),
-    "normal-2": Leg("normal", 7500, "normal-1"),
-    "segmentation-3": Leg("segmentation", 18_000, "segmentation-2", attn_implementation="eager"),
     "depth-2": Leg("depth", 4000, "depth-1", attn_implementation="eager"),
     "depth-3": Leg("depth", 10_000, "depth-2", attn_implementation="eager"),
-    "pose-3": _MuonLeg("pose", 18_000, "pose-2"),
-    "normal-3": _MuonLeg("normal", 8000, "normal-2"),
+    "segmentation": _FineLeg("segmentation", 10_000),
+    "normal": _FineLeg("normal", 10_000),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
@@ -197,11 +199,13 @@ def run_of(
     if leg.keeps_head:
         start = ["--model_name_or_path", str(folder / str(leg.start))]
     else:
-        fields = head_fields(task.deconv_out_channels, task.conv_out_channels)
+        fields = head_fields(leg.deconv_out_channels or task.deconv_out_channels, task.conv_out_channels)
         start = ["--model_size", "tiny"]
         if leg.start is not None:
             start = ["--model_name_or_path", str(folder / leg.start / ENCODER_FOLDER)]
             fields["patch_embeddings_padding"] = 0  # the encoder's, not the task's
+        elif leg.patch_size != 16:
+            fields["patch_size"] = leg.patch_size
         start += ["--config_overrides", *override(fields)]
     arguments = [
         *("--train_data", labels_of(leg.task, train), "--val_data", labels_of(leg.task, val)),
