@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,6 +40,7 @@ from .sources import open_samples
 
 SIZE = (256, 192)  # of the pictures
 INPUT_SIZE = (128, 96)  # of the networks: a quarter of the work
+PATCH_SIZE = 16  # that of every Sapiens of the paper
 PEOPLE = (1, 2)
 TRAIN_SEED, NUM_TRAIN = 1, 10_000
 VAL_SEED, NUM_VAL = 900_001, 500
@@ -52,7 +54,7 @@ class Task:
 
     Attributes:
         options: the class that reads the script's options.
-        deconv_out_channels: of the head; each layer doubles the resolution of the tokens.
+        deconv_out_channels: of the head for patches of `PATCH_SIZE`; each layer doubles the resolution of the tokens.
         conv_out_channels: 1 x 1 convolutions after them.
         arguments: further ones of the script.
     """
@@ -83,8 +85,7 @@ class Leg:
         attn_implementation: "eager" is the fastest one on a CPU for few tokens in bfloat16 (docs/training.md).
         optimizer: one of the scripts'.
         layer_decay_rate: factor on the learning rate per layer, from the head down.
-        patch_size: in pixels, of a network that starts from random weights.
-        deconv_out_channels: of such a network's head; None for the task's.
+        patch_size: in pixels; its encoder's where it starts from one. Smaller ones need fewer deconvolutions.
     """
 
     task: str
@@ -95,8 +96,7 @@ class Leg:
     attn_implementation: str | None = None
     optimizer: str = "adamw"
     layer_decay_rate: float = 0.85
-    patch_size: int = 16
-    deconv_out_channels: tuple[int, ...] | None = None
+    patch_size: int = PATCH_SIZE
 
     @property
     def keeps_head(self) -> bool:
@@ -105,7 +105,7 @@ class Leg:
 
 
 _MuonLeg = partial(Leg, learning_rate=5e-3, attn_implementation="eager", optimizer="muon", layer_decay_rate=1.0)
-_FineLeg = partial(_MuonLeg, learning_rate=6e-3, patch_size=8, deconv_out_channels=(64, 64))
+_FineLeg = partial(_MuonLeg, learning_rate=6e-3, patch_size=8)
 RUNS = {
     "segmentation-1": Leg("segmentation", 6000),
     "pose-1": Leg("pose", 3500, "segmentation-1"),
@@ -199,12 +199,13 @@ def run_of(
     if leg.keeps_head:
         start = ["--model_name_or_path", str(folder / str(leg.start))]
     else:
-        fields = head_fields(leg.deconv_out_channels or task.deconv_out_channels, task.conv_out_channels)
+        layers = len(task.deconv_out_channels) - int(math.log2(PATCH_SIZE / leg.patch_size))
+        fields = head_fields(task.deconv_out_channels[:layers], task.conv_out_channels)
         start = ["--model_size", "tiny"]
         if leg.start is not None:
             start = ["--model_name_or_path", str(folder / leg.start / ENCODER_FOLDER)]
             fields["patch_embeddings_padding"] = 0  # the encoder's, not the task's
-        elif leg.patch_size != 16:
+        else:
             fields["patch_size"] = leg.patch_size
         start += ["--config_overrides", *override(fields)]
     arguments = [

@@ -12,8 +12,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-# batch, heads, tokens, width: the small checkpoints, a pretraining decoder of 384 px, its encoder, a 0.3b at 512 px
-SHAPES = ((16, 5, 49, 32), (8, 16, 577, 32), (8, 16, 145, 64), (1, 16, 1025, 64))
+# batch, heads, tokens, width: the small checkpoints (patches of 16 px, of 8), a pretraining decoder of 384 px,
+# its encoder, a 0.3b at 512 px
+SHAPES = ((16, 5, 49, 32), (16, 5, 192, 32), (8, 16, 577, 32), (8, 16, 145, 64), (1, 16, 1025, 64))
 BACKENDS = {"fused": SDPBackend.FLASH_ATTENTION, "plain": SDPBackend.MATH}
 
 
