@@ -50,6 +50,18 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
+def patch_padding(task: str, num_labels: int | None = None) -> int:
+    """Padding in pixels of the patch convolution in the original's configurations of a task.
+
+    Args:
+        task: One of `TASKS`.
+        num_labels: Of segmentation: the 20 classes of LIP and CIHP have 2, unlike Goliath's and FaceSynthetics'.
+    """
+    if task == "segmentation" and num_labels == 20:
+        return 2
+    return TASKS[task].get("patch_embeddings_padding", 0)
+
+
 def _lookup(kind: str, name: str, table: dict[str, dict]) -> dict:
     if name not in table:
         near = difflib.get_close_matches(str(name).lower(), table, n=1)

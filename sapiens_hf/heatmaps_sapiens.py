@@ -258,16 +258,7 @@ def encode_heatmaps(
     ends exactly one pixel before the map has an empty map and keeps its weight.
     """
     height, width = heatmap_size
-    # The original divides by a float32 factor; multiplying by its inverse in double would move bumps by some 1e-6
-    # pixels.
-    factor = torch.tensor(
-        [(size[1] - 1) / (width - 1), (size[0] - 1) / (height - 1)], dtype=torch.float32, device=keypoints.device
-    )
-    center = keypoints.to(torch.float32) / factor
-    nearest = (center + 0.5).trunc()  # toward zero, also for negative positions
-    first, end = (nearest - 3 * sigma).trunc(), (nearest + 3 * sigma + 1).trunc()
-    extent = torch.tensor([width, height], dtype=torch.float32, device=keypoints.device)
-    on_map = ((first < extent) & (end >= 0)).all(dim=-1)
+    center, first, end, on_map = _bump_windows(keypoints, size, heatmap_size, sigma)
     visible = visibility >= 0.5
 
     def bump(axis: int, length: int) -> Tensor:
@@ -279,6 +270,33 @@ def encode_heatmaps(
     heatmaps = bump(1, height)[..., :, None] * bump(0, width)[..., None, :]  # (N, K, h, 1) * (N, K, 1, w)
     weights = visibility.to(torch.float32)
     return heatmaps, torch.where(visible & ~on_map, 0.0, weights)
+
+
+def is_on_heatmap(
+    keypoints: Tensor, size: tuple[int, int], heatmap_size: tuple[int, int], sigma: float = 6.0
+) -> Tensor:
+    """Which keypoints `encode_heatmaps` gives a weight, without making maps: bool (num_people, num_keypoints).
+
+    Arguments are those of `encode_heatmaps`. A keypoint may lie outside the crop by a little more than 3 sigma.
+    """
+    return _bump_windows(keypoints, size, heatmap_size, sigma)[-1]
+
+
+def _bump_windows(
+    keypoints: Tensor, size: tuple[int, int], heatmap_size: tuple[int, int], sigma: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centres, first and one past the last pixels of bumps (num_people, num_keypoints, 2), and which reach the map."""
+    height, width = heatmap_size
+    # The original divides by a float32 factor; multiplying by its inverse in double would move bumps by some 1e-6
+    # pixels.
+    factor = torch.tensor(
+        [(size[1] - 1) / (width - 1), (size[0] - 1) / (height - 1)], dtype=torch.float32, device=keypoints.device
+    )
+    center = keypoints.to(torch.float32) / factor
+    nearest = (center + 0.5).trunc()  # toward zero, also for negative positions
+    first, end = (nearest - 3 * sigma).trunc(), (nearest + 3 * sigma + 1).trunc()
+    extent = torch.tensor([width, height], dtype=torch.float32, device=keypoints.device)
+    return center, first, end, ((first < extent) & (end >= 0)).all(dim=-1)
 
 
 # The original clips the blurred map to this range before the logarithm (mmpose `refine_keypoints_dark_udp`).

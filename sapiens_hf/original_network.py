@@ -19,7 +19,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
-from .configuration_sapiens import SIZES, TASKS, SapiensConfig
+from .configuration_sapiens import SIZES, TASKS, SapiensConfig, patch_padding
 from .original_readers import OriginalFile, StoredTensor
 from .original_sources import ASSETS, released_file
 
@@ -226,19 +226,17 @@ def _told_padding(file: OriginalFile, network: Network, task: str) -> int | None
     return None
 
 
-def _padding(file: OriginalFile, network: Network, task: str) -> int:
+def _padding(file: OriginalFile, network: Network, task: str, num_labels: int | None = None) -> int:
     """Padding of the patch convolution in pixels: what the file says about its own task, else that task's recipe."""
     told = _told_padding(file, network, task)
     if told is not None:
         return told
     if task not in (network.task, "encoder"):
-        return TASKS[task].get("patch_embeddings_padding", 0)  # a new task on a pretrained encoder
+        return patch_padding(task, num_labels)  # a new task on a pretrained encoder
     released = (released_file(file.path.name)[0] or {}).get("patch_embeddings_padding")
     if released is not None:
         return released
-    if network.task == "segmentation" and network.num_outputs == 20:
-        return 2  # LIP and CIHP, unlike Goliath and FaceSynthetics
-    return TASKS[network.task].get("patch_embeddings_padding", 0)
+    return patch_padding(network.task, network.num_outputs)
 
 
 def check_config(file: OriginalFile, network: Network, task: str, config: SapiensConfig) -> None:
@@ -351,9 +349,10 @@ def configure(file: OriginalFile, network: Network, task: str, overrides: dict[s
     }
     fields |= network.head if task == network.task else {}
     fields |= network.decoder if task == "pretraining" else {}
+    asked = len(overrides["id2label"]) if overrides.get("id2label") else overrides.get("num_labels")
     fields |= {
         "num_attention_heads": _num_heads(file, network, overrides.get("num_attention_heads")),
-        "patch_embeddings_padding": _padding(file, network, task),
+        "patch_embeddings_padding": _padding(file, network, task, asked),
         "use_cls_token": network.use_cls_token and task in ("encoder", "pretraining"),
     }
     if "patch_embeddings_padding" in overrides and task == network.task:
@@ -361,7 +360,6 @@ def configure(file: OriginalFile, network: Network, task: str, overrides: dict[s
         if given != found:
             _warn_padding(file, given, found)
     if task in ("pose", "segmentation"):
-        asked = len(overrides["id2label"]) if overrides.get("id2label") else overrides.get("num_labels")
         num_labels = asked or (network.num_outputs if task == network.task else TASKS[task]["num_labels"])
         is_stored_head = task == network.task and num_labels == network.num_outputs
         if is_stored_head or not overrides.get("id2label"):  # the caller's labels are in the caller's order

@@ -271,6 +271,9 @@ def test_new_task_on_a_pretrained_encoder(source, task, tmp_path, caplog):
     assert model.config.image_size == [64, 48]  # 3:4 of the square
     assert model.config.patch_embeddings_padding == {"pose": 2, "normal": 2}.get(task, 0)
     assert not model.config.use_cls_token
+    if task == "segmentation":  # LIP and CIHP
+        twenty = load_original(path, task=task, num_labels=20, **narrow)
+        assert twenty.config.patch_embeddings_padding == 2
     torch.testing.assert_close(
         model.model.embeddings.position_embeddings.detach(), resized(state, (4, 4), (4, 3), 1), rtol=0, atol=1e-6
     )

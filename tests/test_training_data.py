@@ -13,6 +13,7 @@ from PIL import Image
 from training_helpers import CLASSES, NAMES, SIZE, person, write_tree
 
 from sapiens_hf import SapiensImageProcessor
+from sapiens_hf.heatmaps_sapiens import encode_heatmaps
 from sapiens_hf.labels import missing_pairs, other_side, paired_by_name
 from training.augment import NO_POSE_AUGMENTATION, augment_pose, fit_to_network
 from training.data import (
@@ -23,7 +24,7 @@ from training.data import (
     TrainingSet,
     collate,
     make_loader,
-    visible_in_crop,
+    num_targets,
 )
 from training.formats import BadSampleError, FaceSynthetics, FolderTree, image_suffixes, read_maps, read_mask, read_rgb
 from training.layouts import class_layout, keypoint_layout
@@ -339,6 +340,20 @@ def test_tables_of_people(tmp_path):
         open_table(nan, "pose", num_labels=5)
 
 
+def test_boxes_of_tables_are_clipped():
+    def boxes(box):
+        return table("pose").map(
+            lambda row: {"objects": {**row["objects"], "bbox": [box] * len(row["objects"]["bbox"])}}
+        )
+
+    height, width = person(1)["image"].shape[:2]
+    sample = open_table(boxes([-30.0, -20, 90, 400]), "pose", num_labels=5)[0]
+    np.testing.assert_array_equal(sample["box"], [0, 0, min(60, width - 1), height - 1])
+    outside = open_table(boxes([500.0, 10, 20, 20]), "pose", num_labels=5)
+    with pytest.raises(BadSampleError, match=rf"table\[1\], person 0: the box lies outside the image of {width} x"):
+        outside[0]
+
+
 def test_tables_from_disk_with_splits_and_named_columns(tmp_path):
     renamed = table("segmentation").rename_columns({"image": "photo", "label": "parts"})
     datasets.DatasetDict(train=renamed, val=renamed.select(range(3))).save_to_disk(tmp_path / "t")
@@ -562,12 +577,29 @@ def test_crops_with_few_keypoints_are_replaced(tree):
         return done
 
     samples = open_samples(str(tree), "pose", layout)
-    assert visible_in_crop(far_away(samples[2], np.random.default_rng(0))) == 2
+    assert num_targets(far_away(samples[2], np.random.default_rng(0))) == 2
     taken = TrainingSet(samples, far_away, seed=1, min_visible=3)
     assert "p002" not in taken[0, 2]["name"] and "p003" in taken[0, 3]["name"]
     assert taken[0, 2]["name"] == taken[0, 2]["name"] and "p002" in TrainingSet(samples, far_away)[0, 2]["name"]
     with pytest.raises(BadSampleError, match="fewer than 6 labelled keypoints"):
         TrainingSet(samples, far_away, min_visible=6)[0, 1]
+
+
+def test_targets_are_those_of_the_loss():
+    """A keypoint a little outside the crop still has a target, and how far depends on its width."""
+    positions = torch.tensor([[30.0, 20.0], [-60.0, 20.0], [-90.0, 20.0], [30.0, 200.0], [30.0, 20.0]])
+    visibility = torch.tensor([2.0, 2, 2, 1, 0])
+    sample = {
+        "image": np.zeros((128, 96, 3), np.uint8),
+        "keypoints": torch.cat([positions, visibility[:, None]], dim=1).numpy(),
+    }
+    for sigma, expected in ((6.0, 3), (2.0, 1)):
+        weights = encode_heatmaps(positions[None], (visibility > 0).float()[None], (128, 96), (32, 24), sigma)[1]
+        assert num_targets(sample, sigma) == expected == weights.sum()
+    samples = [sample | {"name": "a"}]
+    assert TrainingSet(samples, lambda sample, rng: sample, min_visible=3)[0, 0]["name"] == "a"
+    with pytest.raises(BadSampleError, match="fewer than 3 labelled keypoints"):
+        TrainingSet(samples, lambda sample, rng: sample, min_visible=3, heatmap_sigma=2.0)[0, 0]
 
 
 def test_workers_do_not_change_batches(tree):

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file
 from training_helpers import CLASSES, NAMES, arguments, person, write_tree
@@ -311,6 +312,10 @@ def test_a_pretrained_encoder_starts_every_task(data, tmp_path):
     name = "model.encoder.layers.1.mlp.fc1.weight"
     assert torch.equal(weights[name], encoder.state_dict()[name])
     assert build_processor(options, model).size["height"] == 64
+    assert model.config.patch_embeddings_padding == 0
+    pose = ["--model_name_or_path", str(tmp_path / "mae"), *("--config_overrides", "hidden_dropout_prob=0.1")]
+    options = parse_options(PoseOptions, ["--train_data", "x", "--output_dir", "y", *pose, "--image_size", "64", "48"])
+    assert build_model(options, keypoint_layout(17)).config.patch_embeddings_padding == 2  # as the original's pose
 
 
 def test_metas_own_file_starts_a_task(data, tmp_path):
@@ -368,10 +373,48 @@ def test_loaded_models_take_the_tasks_settings(runs, data, tmp_path):
     ]
     model = build_model(parse_options(SegmentationOptions, line), class_layout(tmp_path / "l.json"))
     assert model.config.semantic_loss_class_weights[6] == 3 and model.config.head_dropout2d_prob == 0.2
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout2d)} == {0.2}
     processor = build_processor(
         parse_options(PoseOptions, [*line[:4], "--model_name_or_path", str(runs("pose")[0])]), model
     )
     assert processor.keypoint_heatmap_sigma == 2
+
+
+def test_processor_of_a_repository(runs, data, tmp_path, monkeypatch):
+    options = ["--train_data", "x", "--output_dir", "y", "--model_name_or_path", "tester/pose"]
+    folder = runs("pose")[0]
+    with LoopbackHub() as hub:
+        hub.patch(monkeypatch, tmp_path)
+        for name, sigma in (("with", 2), ("without", 6)):
+            kept = ("config.json", "model.safetensors", *["preprocessor_config.json"] * (name == "with"))
+            hub.add(f"tester/{name}", {file: (folder / file).read_bytes() for file in kept})
+            chosen = parse_options(PoseOptions, [*options[:5], f"tester/{name}"])
+            model = build_model(chosen, keypoint_layout(data / "keypoints.layout.json"))
+            assert build_processor(chosen, model).keypoint_heatmap_sigma == sigma
+
+
+def test_class_sets_of_the_original_have_its_padding():
+    line = ["--train_data", "x", "--output_dir", "y", "--model_size", "tiny"]
+    for name, padding in (("goliath28", 0), ("lip20", 2), ("cihp20", 2), ("face_synthetics19", 0)):
+        options = parse_options(SegmentationOptions, [*line, "--class_set", name])
+        assert build_model(options, class_layout(name)).config.patch_embeddings_padding == padding
+    fine = ["--config_overrides", "patch_size=4", "image_size=[32, 24]"]
+    options = parse_options(PoseOptions, [*line, *fine])
+    assert build_model(options, keypoint_layout(17)).config.patch_embeddings_padding == 0
+
+
+@pytest.mark.parametrize("count, expected", [(1, 1), (3, 1), (8, 2), (17, 4), (133, 8), (308, 8)])
+def test_crops_need_a_share_of_the_keypoints(count, expected, tmp_path):
+    from training.jobs import min_visible_of
+
+    (tmp_path / "p.json").write_text(json.dumps({"names": [f"point_{i}" for i in range(count)]}))
+    layout = keypoint_layout(tmp_path / "p.json")
+    line = ["--train_data", "x", "--output_dir", "y"]
+    assert min_visible_of(parse_options(PoseOptions, line), layout) == expected
+    assert min_visible_of(parse_options(PoseOptions, [*line, "--no_augment"]), layout) == 0
+    assert min_visible_of(parse_options(PoseOptions, [*line, "--min_visible", "1"]), layout) == 1
+    with pytest.raises(ValueError, match=f"--min_visible is {count + 1}, but the model has {count} keypoints"):
+        min_visible_of(parse_options(PoseOptions, [*line, "--min_visible", str(count + 1)]), layout)
 
 
 def test_streams_train(data, tmp_path):

@@ -26,7 +26,7 @@ def reader(bad=(), broken=(), shy=()):
         if row in bad:
             raise BadSampleError(f"{name}: bad")
         points = np.array([[3.0, 2.0, row not in shy]])
-        return [{"name": name, "row": row, "image": np.zeros((4, 6, 3), np.uint8), "keypoints": points}]
+        return [{"name": name, "row": row, "image": np.zeros((8, 12, 3), np.uint8), "keypoints": points}]
 
     return SimpleNamespace(task="pose", people=people, samples=samples)
 
@@ -138,4 +138,4 @@ class Plain:
         return 40
 
     def __getitem__(self, key):
-        return {"name": str(key), "image": np.zeros((4, 6, 3), np.uint8)}
+        return {"name": str(key), "image": np.zeros((8, 12, 3), np.uint8)}

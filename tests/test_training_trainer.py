@@ -72,7 +72,12 @@ def test_example(task, tmp_path, monkeypatch):
     names = run_example(task, OVERFIT)
     curve = [line["loss"] for line in names["trainer"].state.log_history if "loss" in line]
     assert len(curve) == 90 and np.mean(curve[-4:]) < 0.5 * np.mean(curve[:4])
-    expected = {"pose": "eval_pck", "segmentation": "eval_mean_iou", "depth": "eval_delta1", "normal": "eval_mean"}
+    expected = {
+        "pose": "eval_crop_pck",
+        "segmentation": "eval_mean_iou",
+        "depth": "eval_delta1",
+        "normal": "eval_mean",
+    }
     value = names["results"][expected[task]]
     assert 0 < value < 40 if task == "normal" else 0 <= value <= 1
     if task == "segmentation":
@@ -117,6 +122,16 @@ def test_metrics_of_true_answers(task):
             shrunk = metrics.shrink(2 * labels, labels)
         results = metrics(prediction(shrunk.numpy(), labels.numpy()), compute_result=last)
         assert (results == {}) != last
-    best = {"pose": ("pck", 1), "segmentation": ("mean_iou", 1), "depth": ("delta1", 1), "normal": ("mean", 0)}[task]
+    if task == "pose":
+        assert list(results) == ["crop_pck"] and metrics.evaluator.totals.sum() == 0
+        outside, _ = encode_heatmaps(
+            torch.tensor([[[-6.0, 30.0], [20.0, 30.0]]]), torch.ones(1, 2), (64, 48), (32, 24), 2.0
+        )
+        guess = metrics.shrink(outside, outside)  # right for the map's bump, wrong for the keypoint outside
+        guess[0, 0] += 99
+        assert metrics(prediction(guess.numpy(), outside.numpy()), compute_result=True) == {"crop_pck": 1.0}
+    best = {"pose": ("crop_pck", 1), "segmentation": ("mean_iou", 1), "depth": ("delta1", 1), "normal": ("mean", 0)}[
+        task
+    ]
     assert results[best[0]] == pytest.approx(best[1], abs=0.03)
     assert (metrics.evaluator.totals == 0).all()

@@ -3,7 +3,8 @@
 All chance comes from the generator, which the dataset seeds from (seed, epoch, index): a sample is the same whatever
 the number of workers, processes or restarts. Geometry is one matrix from the network's pixels to the image's, so
 image, labels, depth, normals, masks and keypoints cannot disagree, and an image is interpolated once, where the
-original resizes, crops, stretches and rotates in turn.
+original resizes, crops, stretches and rotates in turn. Only a zoom that leaves less than the network sees is a step
+of its own, since it loses detail that the stretch does not bring back.
 
 A sample goes in at the size of its image and comes out at the size of the network:
     image (height, width, 3) uint8 RGB
@@ -221,18 +222,15 @@ def augment_dense(
     is_flipped = rng.random() < options.flip_prob
     # Output pixel -> before the flip -> before the rotation -> in the crop -> in the zoomed image -> in the image.
     to_view = (rotate(-angle_deg, size) if is_rotated else np.eye(3)) @ (mirror(size[1]) if is_flipped else np.eye(3))
-    to_image = resize(image.shape[:2], zoomed) @ shift(left, top) @ resize(crop_size, size)
-    x, y = positions(to_image @ to_view, size)
+    to_image = resize(image.shape[:2], zoomed) @ shift(left, top)
+    result: Sample = {**sample, "name": sample.get("name", ""), "image": image}
+    if crop_size != size:
+        result, to_image = _sample_maps(result, to_image, crop_size), np.eye(3)
+    result = _sample_maps(result, to_image @ resize(crop_size, size) @ to_view, size)
     outside = _outside(to_view, size) if is_rotated else None
 
-    result: Sample = {"name": sample.get("name", ""), "image": sample_bilinear(image, x, y, border="border")}
-    if labels is not None:
-        result["segmentation_map"] = sample_nearest(labels, x, y)
-        if is_flipped:
-            result["segmentation_map"] = swap_classes(result["segmentation_map"], swap_pairs)
-    for key in ("mask", "depth", "normals"):
-        if key in sample:
-            result[key] = sample_nearest(sample[key], x, y)
+    if labels is not None and is_flipped:
+        result["segmentation_map"] = swap_classes(result["segmentation_map"], swap_pairs)
     if "normals" in result and is_flipped:
         result["normals"][..., 0] *= -1
     if outside is not None:
@@ -247,7 +245,12 @@ def augment_dense(
 
 def fit_to_network(sample: Sample, rng: np.random.Generator | None = None, *, size: Size) -> Sample:
     """Stretch a sample to the size of the network; in the place of an augmentation, but without chance."""
-    x, y = positions(resize(sample["image"].shape[:2], size), size)
+    return _sample_maps(sample, resize(sample["image"].shape[:2], size), size)
+
+
+def _sample_maps(sample: Sample, to_source: np.ndarray, size: Size) -> Sample:
+    """Image and maps of `size`, whose pixels the matrix takes to those of the sample."""
+    x, y = positions(to_source, size)
     result: Sample = {"name": sample.get("name", ""), "image": sample_bilinear(sample["image"], x, y, border="border")}
     for key in ("segmentation_map", "mask", "depth", "normals"):
         if key in sample:

@@ -41,23 +41,24 @@ def distort_dense(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def distort_pose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Colours of pose (original mmpose `PhotometricDistortion`), with its two oddities.
 
-    Brightness with probability one half; contrast twice with probability one quarter and else never, because both
-    places where it may happen ask the same two coins; nothing, saturation and hue, hue, or saturation, one of four;
-    the channels in a random order with probability one half. A hue below 0 wraps at 256 instead of 180, as in 8 bits.
+    Brightness with probability one half; contrast twice, by the same factor, with probability one quarter and else
+    never, because both places where it may happen ask the same coins; nothing, saturation and hue, hue, or saturation,
+    one of four; the channels in a random order with probability one half. A hue below 0 wraps at 256 instead of 180,
+    as in 8 bits.
     """
     picture = Image.fromarray(image)
     if rng.random() < 0.5:
         picture = _brightness(picture, rng)
-    contrast = rng.random() < 0.25
-    if contrast:
-        picture = _contrast(picture, rng)
+    contrast = rng.uniform(*CONTRAST) if rng.random() < 0.25 else None
+    if contrast is not None:
+        picture = _look_up(picture, LEVELS * contrast)
     mode = int(rng.integers(4))
     saturation = rng.uniform(*SATURATION) if mode in (1, 3) else 1.0
     hue = int(rng.integers(*HUE_STEPS)) if mode in (2, 3) else 0
     if mode:
         picture = _hue_saturation(picture, saturation, hue, wrap=256)
-    if contrast:
-        picture = _contrast(picture, rng)
+    if contrast is not None:
+        picture = _look_up(picture, LEVELS * contrast)
     values = np.asarray(picture)
     if rng.random() < 0.5:
         values = np.ascontiguousarray(values[..., rng.permutation(3)])

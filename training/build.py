@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 
 import sapiens_hf
 from sapiens_hf import SapiensConfig
-from sapiens_hf.configuration_sapiens import SIZES, TASKS
+from sapiens_hf.configuration_sapiens import SIZES, patch_padding
 
 from .layouts import ClassLayout, KeypointLayout
 from .options import RunOptions, check_names, parse_values
@@ -34,6 +34,7 @@ TINY_HEADS = {
     "depth": dict(deconv_out_channels=[64, 48, 32, 16], conv_out_channels=[16, 16]),
     "normal": dict(deconv_out_channels=[64, 48, 32], conv_out_channels=[32, 32]),
 }
+ENCODER_CLASSES = ("SapiensModel", "SapiensForPreTraining", "SapiensBackbone")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 
 
@@ -99,9 +100,19 @@ def build_processor(options: RunOptions, model: Any) -> Any:
     if getattr(options, "heatmap_sigma", None) is not None:
         settings["keypoint_heatmap_sigma"] = options.heatmap_sigma  # type: ignore[attr-defined]
     source = options.model_name_or_path
-    if source and (Path(source) / "preprocessor_config.json").is_file():
+    if source and _has_processor(source):
         return sapiens_hf.SapiensImageProcessor.from_pretrained(source, **settings)
     return sapiens_hf.SapiensImageProcessor(**settings)
+
+
+def _has_processor(source: str) -> bool:
+    """Whether a folder or a repository of the Hub holds a processor; Meta's own have none."""
+    if Path(source).exists():
+        return (Path(source) / IMAGE_PROCESSOR_NAME).is_file()
+    is_original = sapiens_hf.SapiensModel._is_original_source
+    if is_original is not None and is_original(source):
+        return False
+    return cached_file(source, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is not None
 
 
 def freeze(model: Any, num_layers: int) -> None:
@@ -150,10 +161,10 @@ def merge_lora(model: Any, state: dict[str, torch.Tensor]) -> Any:
 
 
 def _new_config(options: RunOptions, fields: dict[str, Any]) -> SapiensConfig:
+    fields = {"patch_embeddings_padding": _paper_padding(options, fields), **fields}
     if options.model_size != "tiny":
         return SapiensConfig.from_size(options.model_size, task=options.task, **fields)
     extra: dict[str, Any] = {"head_dropout2d_prob": 0.0}
-    extra["patch_embeddings_padding"] = TASKS[options.task].get("patch_embeddings_padding", 0)
     return SapiensConfig(**{**TINY, **TINY_HEADS[options.task], **extra, **fields})
 
 
@@ -161,8 +172,26 @@ def _load(model_class: Any, options: RunOptions, fields: dict[str, Any], kwargs:
     logger.info(f"Loading {options.model_name_or_path} into {model_class.__name__}.")
     is_original = model_class._is_original_source
     if is_original is None or not is_original(options.model_name_or_path):
-        fields = {"use_cls_token": False, **fields}  # Meta's own files lose it on their own
+        fields = {"use_cls_token": False, **fields}  # Meta's own files lose it and find their padding on their own
+        encoder = _encoder_fields(options.model_name_or_path)
+        if encoder:
+            fields = {"patch_embeddings_padding": _paper_padding(options, encoder | fields), **fields}
     return model_class.from_pretrained(options.model_name_or_path, dtype=torch.float32, **fields, **kwargs)
+
+
+def _encoder_fields(source: str) -> dict[str, Any]:
+    """The configuration of a checkpoint before any task, empty for others; a missing one is left to the loader."""
+    try:
+        stored, _ = SapiensConfig.get_config_dict(source)
+    except OSError:
+        return {}
+    return stored if (stored.get("architectures") or [None])[0] in ENCODER_CLASSES else {}
+
+
+def _paper_padding(options: RunOptions, fields: dict[str, Any]) -> int:
+    """What the original's configuration of this task has; the encoder before it has none."""
+    padding = patch_padding(options.task, len(fields.get("id2label") or ()))
+    return padding if 2 * padding < fields.get("patch_size", 16) else 0  # of patches of 4 px it would be too much
 
 
 def _config_fields() -> list[str]:
@@ -170,11 +199,8 @@ def _config_fields() -> list[str]:
 
 
 def _training_fields() -> tuple[str, ...]:
-    """Fields that change no weight: they can be set on a loaded model."""
-    return (
-        *("flip_pairs", "keypoint_loss_top_k", "semantic_loss_class_weights", "semantic_loss_ignore_index"),
-        *("head_dropout2d_prob", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
-    )
+    """Fields that no module reads when it is made: they can be set on a loaded model."""
+    return ("flip_pairs", "keypoint_loss_top_k", "semantic_loss_class_weights", "semantic_loss_ignore_index")
 
 
 def check_size(options: RunOptions) -> None:

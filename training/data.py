@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers.utils import logging
 
-from sapiens_hf.heatmaps_sapiens import encode_heatmaps
+from sapiens_hf.heatmaps_sapiens import encode_heatmaps, is_on_heatmap
 from sapiens_hf.preprocessing_sapiens import DEPTH_BACKGROUND, NORMAL_BACKGROUND
 
 from .formats import BadSampleError, Sample, SampleList
@@ -50,18 +50,25 @@ class TrainingSet(Dataset):
         samples: the data set.
         augment: (sample, generator) -> sample at the size of the network.
         seed: of all chance.
-        min_visible: pose: a crop that shows fewer labelled keypoints is replaced by another person (original: 4 for 17
+        min_visible: pose: a crop with targets for fewer keypoints is replaced by another person (original: 4 for 17
             keypoints, 8 else).
         skip_bad: replace samples that cannot be used, with a warning that names them, instead of raising.
+        heatmap_sigma: pose: width of the targets in heatmap pixels; they reach the map from 3 sigma outside.
     """
 
     def __init__(
-        self, samples: SampleList, augment: Augment, seed: int = 0, min_visible: int = 0, skip_bad: bool = False
+        self,
+        samples: SampleList,
+        augment: Augment,
+        seed: int = 0,
+        min_visible: int = 0,
+        skip_bad: bool = False,
+        heatmap_sigma: float = 6.0,
     ):
         if len(samples) == 0:
             raise ValueError("The data set is empty.")
         self.samples, self.augment, self.seed = samples, augment, seed
-        self.min_visible, self.skip_bad, self.epoch = min_visible, skip_bad, 0
+        self.min_visible, self.skip_bad, self.heatmap_sigma, self.epoch = min_visible, skip_bad, heatmap_sigma, 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -83,7 +90,7 @@ class TrainingSet(Dataset):
                 error = caught
                 logger.warning_once(f"Skipped: {caught}")
             else:
-                if self.min_visible == 0 or visible_in_crop(sample) >= self.min_visible:
+                if self.min_visible == 0 or num_targets(sample, self.heatmap_sigma) >= self.min_visible:
                     return sample
             index = int(rng.integers(len(self.samples)))
         raise BadSampleError(_none_usable(self.min_visible, error))
@@ -98,11 +105,12 @@ def _none_usable(min_visible: int, last: Any, count: int = MAX_ATTEMPTS) -> str:
     )
 
 
-def visible_in_crop(sample: Sample) -> int:
-    """Number of labelled keypoints within the crop."""
-    x, y, visibility = sample["keypoints"].T
-    height, width = sample["image"].shape[:2]
-    return int(((visibility > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)).sum())
+def num_targets(sample: Sample, heatmap_sigma: float = 6.0) -> int:
+    """Number of labelled keypoints that count in the loss (original: the sum of the target's weights)."""
+    size = sample["image"].shape[:2]
+    keypoints = torch.from_numpy(sample["keypoints"])
+    on_map = is_on_heatmap(keypoints[None, :, :2], size, (size[0] // 4, size[1] // 4), heatmap_sigma)
+    return int((on_map[0] & (keypoints[:, 2] > 0)).sum())
 
 
 class StreamingSet(IterableDataset):
@@ -116,16 +124,25 @@ class StreamingSet(IterableDataset):
         stream: a `StreamSamples`.
         augment: (sample, generator) -> sample at the size of the network.
         plan: which samples belong to this process and this run.
-        min_visible: pose: a crop that shows fewer labelled keypoints is replaced.
+        min_visible: pose: a crop with targets for fewer keypoints is replaced.
         skip_bad: replace samples that cannot be used, with a warning that names them, instead of raising.
+        heatmap_sigma: pose: width of the targets in heatmap pixels.
 
     What replaces a sample is the next one of this process that can be used, so a run that goes on in the middle of an
     epoch finds the same. A row of which not even the people can be read takes no place.
     """
 
-    def __init__(self, stream: Any, augment: Augment, plan: StepPlan, min_visible: int = 0, skip_bad: bool = False):
+    def __init__(
+        self,
+        stream: Any,
+        augment: Augment,
+        plan: StepPlan,
+        min_visible: int = 0,
+        skip_bad: bool = False,
+        heatmap_sigma: float = 6.0,
+    ):
         self.stream, self.augment, self.plan = stream, augment, plan
-        self.min_visible, self.skip_bad = min_visible, skip_bad
+        self.min_visible, self.skip_bad, self.heatmap_sigma = min_visible, skip_bad, heatmap_sigma
         self._read: tuple[str, Sequence[Sample]] = "", ()  # the last row's samples: its people follow each other
 
     def __iter__(self) -> Iterator[Sample]:
@@ -177,7 +194,7 @@ class StreamingSet(IterableDataset):
         except BadSampleError as error:
             self._skip(error)
             return None
-        is_shown = self.min_visible == 0 or visible_in_crop(augmented) >= self.min_visible
+        is_shown = self.min_visible == 0 or num_targets(augmented, self.heatmap_sigma) >= self.min_visible
         return (sample, augmented) if is_shown else None
 
     def _skip(self, error: BadSampleError) -> None:

@@ -178,14 +178,23 @@ class CocoKeypoints:
     def _clipped_boxes(
         self, annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
-        """COCO boxes (num_people, 4) with corners on pixel centres of their images (original `parse_data_info`)."""
+        """COCO boxes (num_people, 4), clipped to their images."""
         sizes = {image["id"]: (image.get("width", np.inf), image.get("height", np.inf)) for image in images}
         for entry in annotations:
             require(entry, ("bbox",), self._where(entry))
         boxes = _table([read_box(entry, self._where(entry)) for entry in annotations], 4)
-        last = _table([sizes[entry["image_id"]] for entry in annotations], 2) - 1
-        first = np.clip(boxes[:, :2], 0, last)
-        return np.concatenate([first, np.clip(boxes[:, :2] + boxes[:, 2:], 0, last) - first], axis=1)
+        return clip_boxes(boxes, _table([sizes[entry["image_id"]] for entry in annotations], 2))
+
+
+def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """COCO boxes (num_boxes, 4) with corners on pixel centres of their images (original `parse_data_info`).
+
+    Args:
+        boxes: x, y, width, height in pixels.
+        sizes: (num_boxes, 2) or (2,) width and height of the images.
+    """
+    first = np.clip(boxes[:, :2], 0, sizes - 1)
+    return np.concatenate([first, np.clip(boxes[:, :2] + boxes[:, 2:], 0, sizes - 1) - first], axis=1)
 
 
 def _table(rows: Sequence[Any], num_columns: int) -> np.ndarray:

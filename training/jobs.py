@@ -89,7 +89,7 @@ def make_job(options: RunOptions) -> Job:
     config = model.get_base_model().config if options.lora_r else model.config
     evaluator = make_evaluator(options, processor, layout, config) if eval_samples is not None else None
     augment = make_augment(options, tuple(config.image_size), layout)
-    min_visible = getattr(options, "min_visible", 0) if options.augment else 0
+    min_visible = min_visible_of(options, layout) if isinstance(layout, KeypointLayout) else 0
     loss_size = num_person_pixels if options.task == "normal" else None
     return Job(model, processor, samples, augment, evaluator, eval_samples, min_visible, loss_size=loss_size)
 
@@ -102,6 +102,16 @@ def end_processes() -> None:
 def num_person_pixels(batch: Any) -> Any:
     """What the loss of normals divides by; that of the other tasks is a mean over images or all pixels."""
     return batch["mask"].sum()
+
+
+def min_visible_of(options: RunOptions, layout: KeypointLayout) -> int:
+    """How many keypoints a crop needs: the original's 4 of 17, 8 of 133 and of 308, and in proportion of others."""
+    count, asked = len(layout.names), options.min_visible  # type: ignore[attr-defined]
+    if asked is not None and asked > count:
+        raise ValueError(f"--min_visible is {asked}, but the model has {count} keypoints: no crop could have so many.")
+    if not options.augment:
+        return 0
+    return asked if asked is not None else min(8, max(1, count // 4))
 
 
 def layout_of(options: RunOptions) -> KeypointLayout | ClassLayout | None:

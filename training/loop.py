@@ -267,9 +267,10 @@ def loss_weights(sizes: Sequence[torch.Tensor], accelerator: Accelerator) -> tor
 
 def make_training_set(options: RunOptions, job: Job, plan: StepPlan) -> TrainingSet | StreamingSet:
     """The job's samples through its augmentation."""
+    sigma = getattr(job.processor, "keypoint_heatmap_sigma", 6.0)
     if isinstance(job.samples, StreamSamples):
-        return StreamingSet(job.samples, job.augment, plan, job.min_visible, options.skip_bad_samples)
-    return TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples)
+        return StreamingSet(job.samples, job.augment, plan, job.min_visible, options.skip_bad_samples, sigma)
+    return TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples, sigma)
 
 
 def make_plan(options: RunOptions, job: Job, accelerator: Any, state: TrainerState) -> StepPlan:

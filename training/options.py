@@ -108,7 +108,9 @@ class PoseOptions(RunOptions):
     image_folder: str | None = _option(None, "where the images of train_data are; default: looked for beside the file")
     val_image_folder: str | None = _option(None, "likewise for val_data")
     keypoint_loss_top_k: int | None = _option(None, "the loss takes each sample's hardest keypoints only")
-    min_visible: int = _option(4, "a crop with fewer labelled keypoints is replaced by another one")
+    min_visible: int | None = _option(
+        None, "a crop with targets for fewer keypoints is replaced by another; default: 4 of 17, 8 of 133 and of 308"
+    )
     heatmap_sigma: float | None = _option(
         None, "width of the target bumps in heatmap pixels; 6 suits 1024 x 768, 2 256 x 192"
     )

@@ -18,7 +18,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .formats import PICTURE_SUFFIXES, BadSampleError, Sample, check_sizes, read_maps, read_mask, read_rgb
+from .formats import (
+    PICTURE_SUFFIXES,
+    BadSampleError,
+    Sample,
+    check_sizes,
+    clip_boxes,
+    read_maps,
+    read_mask,
+    read_rgb,
+)
 from .shards import SHARD_SUFFIXES
 
 COLUMNS = {
@@ -79,9 +88,17 @@ class TableReader:
                 source = _decode_normals(source)
             maps = read_maps(self.task, source, person, self.num_labels, self.ignore_index, name)
             return [check_sizes({"name": name, "image": image, **maps}, name)]
+        boxes, keypoints = self.people(row, name)
+        boxes = clip_boxes(boxes, np.array(image.shape[1::-1], dtype=np.float32))
+        empty = ~(boxes[:, 2:] > 0).all(axis=1)
+        if empty.any():
+            raise BadSampleError(
+                f"{name}, person {empty.argmax()}: the box lies outside the image of {image.shape[1]} x "
+                f"{image.shape[0]} pixels. Boxes are x, y, width, height in pixels."
+            )
         return [
-            {"name": f"{name}, person {number}", "image": image, "box": box, "keypoints": keypoints}
-            for number, (box, keypoints) in enumerate(zip(*self.people(row, name), strict=True))
+            {"name": f"{name}, person {number}", "image": image, "box": box, "keypoints": points}
+            for number, (box, points) in enumerate(zip(boxes, keypoints, strict=True))
         ]
 
     def people(self, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -127,6 +127,8 @@ class MeanIoU(evaluate.Metric):
         return super().compute(num_labels=num_labels, ignore_index=ignore_index, nan_to_num=nan_to_num)
 
     def _compute(self, pairs, num_labels, ignore_index, nan_to_num) -> dict[str, Any]:
+        if not len(pairs):
+            raise ValueError("There are no images to score: add predictions and references first.")
         rows = np.concatenate([np.asarray(image, dtype=np.int64).reshape(-1, 3) for image in pairs])
         confusion = confusion_matrix(rows, num_labels, ignore_index)
         hits, area = confusion.diagonal(), confusion.sum(axis=1)
