@@ -137,15 +137,25 @@ def read_own_labels(path: str | Path, kind: str) -> dict[str, Any]:
     names = data["names"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{path}: names is {names!r:.80}; expected a list of texts, one per label.")
+    if kind == "classes" and len(names) > 255:
+        raise ValueError(
+            f"{path}: names holds {len(names)} classes; label maps of 8 bits have at most 255 and 255 itself."
+        )
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: names holds {', '.join(map(repr, repeated[:5]))} twice; expected each name once.")
     for key in ("sigmas", "class_weights"):
-        if data.get(key) is not None and (numbers(data, key, str(path)) < 0).any():
-            raise ValueError(f"{path}: {key} is {data[key]!r:.80}; expected a list of numbers, none below 0.")
+        if data.get(key) is not None and not _are_weights(numbers(data, key, str(path))):
+            raise ValueError(
+                f"{path}: {key} is {data[key]!r:.80}; expected a list of numbers, none below 0 and not all 0."
+            )
         if data.get(key) is not None and len(data[key]) != len(names):
             raise ValueError(f"{path}: {key} has {len(data[key])} entries for {len(names)} names; give one each.")
     for key in ("ignore_index", "rotate_fill_label"):
         if key in data and (type(data[key]) is not int or not 0 <= data[key] <= 255):
             raise ValueError(f"{path}: {key} is {data[key]!r}; expected a label from 0 to 255.")
     return data
+
+
+def _are_weights(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all() and (values >= 0).all() and values.any())

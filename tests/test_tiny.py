@@ -104,7 +104,7 @@ def test_the_program_makes_such_folders(tmp_path, capsys):
 
 
 def test_runs_wait_for_what_they_start_from():
-    assert tiny.chain("pose-2") == ["segmentation-1", "pose-1", "pose-2"]
+    assert tiny.chain("depth-2") == ["segmentation-1", "depth-1", "depth-2"]
     done: set[str] = set()
     for names in tiny.rounds():
         assert all(RUNS[name].start is None or RUNS[name].start in done for name in names)

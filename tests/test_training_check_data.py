@@ -12,6 +12,8 @@ from PIL import Image
 from training_helpers import CLASSES, SIZE, person, write_tree
 
 from training.check_data import Report, Votes, check, check_axes, main, rim_of
+from training.jobs import make_job
+from training.options import SegmentationOptions, parse_options
 from training.sources import open_samples
 
 
@@ -208,6 +210,82 @@ def test_labels(tree, capsys):
     layout.write_text(json.dumps({"names": [*CLASSES[:6], "Left_Ear"]}))
     status, report = run(capsys, tree, "segmentation", "--class_set", str(layout))
     assert status == 1 and "no partner" in report["problems"][0] and "Left_Ear" in report["problems"][0]
+
+
+def test_masks_of_0_and_255_teach_nothing(tree, capsys, tmp_path):
+    for path in (tree / "segmentations").iterdir():
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(path)
+    layout = tree / "two.json"
+    layout.write_text(json.dumps({"names": ["background", "person"]}))
+    status, report = run(capsys, tree, "segmentation", "--class_set", str(layout))
+    assert status == 1 and "Every pixel is background or has the label 255" in report["problems"][0]
+    line = ["--train_data", str(tree), "--output_dir", str(tmp_path / "run"), "--model_size", "tiny"]
+    with pytest.raises(ValueError, match="write 1 for 255, or set another ignore_index"):
+        make_job(parse_options(SegmentationOptions, [*line, "--class_set", str(layout)]))
+    layout.write_text(json.dumps({"names": ["background", "person"], "ignore_index": 254}))
+    for path in (tree / "segmentations").iterdir():
+        Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    assert run(capsys, tree, "segmentation", "--class_set", str(layout))[0] == 0
+
+
+def change_people(tree, change):
+    content = json.loads((tree / "annotations.json").read_text())
+    change(content)
+    (tree / "annotations.json").write_text(json.dumps(content))
+
+
+def test_corners_in_the_place_of_sizes(tree, capsys):
+    def to_corners(content):
+        for annotation in content["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            annotation["bbox"] = [x, y, x + width + 40, y + height + 40]
+
+    change_people(tree, to_corners)
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and "6 of 6 boxes reach beyond" in report["problems"][0]
+    assert "not two corners" in report["problems"][0]
+
+
+def test_shares_in_the_place_of_pixels(tree, capsys):
+    def to_shares(content):
+        for annotation in content["annotations"]:
+            annotation["bbox"] = (np.array(annotation["bbox"]) / [80, 96, 80, 96]).tolist()
+            points = np.array(annotation["keypoints"]).reshape(-1, 3) / [80, 96, 1]
+            annotation["keypoints"] = points.ravel().tolist()
+
+    change_people(tree, to_shares)
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and "boxes are less than 2 pixels wide or high" in report["problems"][0]
+
+
+def test_images_of_another_size_than_the_file_says(tree, capsys):
+    name = sorted((tree / "images").iterdir())[2]
+    Image.open(name).resize((40, 48)).save(name)
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and "has 40 x 48 pixels upright, but" in report["problems"][0]
+    assert str(name) in report["problems"][0] and "says 80 x 96" in report["problems"][0]
+
+
+def test_keypoints_in_another_order(tree, capsys):
+    names = json.loads((tree / "keypoints.layout.json").read_text())["names"]
+    change_people(tree, lambda content: content["categories"][0].update(keypoints=[name.title() for name in names]))
+    assert run(capsys, tree, "pose")[0] == 0
+    swapped = [names[1], names[0], *names[2:]]
+    change_people(tree, lambda content: content["categories"][0].update(keypoints=swapped))
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and f"keypoint 0 is '{names[1]}' by its category" in report["problems"][0]
+    assert json.dumps(swapped) in report["problems"][0]
+
+
+def test_subfolders_are_not_read_in_silence(tree, capsys, caplog):
+    for kind in ("images", "segmentations"):
+        (tree / kind / "second").mkdir()
+        for path in sorted((tree / kind).glob("p00[345].*")):
+            path.rename(tree / kind / "second" / path.name)
+    _, report = run(capsys, tree, "segmentation")
+    assert report["facts"]["samples looked at"] == 3
+    assert "3 files are used" in caplog.text and "second and the like hold 3 more" in caplog.text
 
 
 def test_people(tree, capsys):

@@ -95,6 +95,13 @@ def test_a_keypoint_file(tmp_path):
         (keypoint_layout, {"names": NAMES, "upper_body_ids": [0, 9]}, "bad.json: upper_body_ids holds the index 9"),
         (keypoint_layout, {"names": NAMES, "lower_body_ids": 3}, "bad.json: lower_body_ids is 3; expected a list"),
         (class_layout, {"names": NAMES, "swap_pairs": [[0, 1, 2]]}, "bad.json: swap_pairs is .* pairs of indices"),
+        (
+            class_layout,
+            {"names": NAMES, "class_weights": [1, 1, float("nan"), 1, 1]},
+            "class_weights is .*none below 0",
+        ),
+        (class_layout, {"names": NAMES, "class_weights": [0, 0, 0, 0, 0]}, "class_weights is .*not all 0"),
+        (class_layout, {"names": [f"class {i}" for i in range(256)]}, "names holds 256 classes; label maps of 8 bits"),
         (class_layout, {"names": NAMES, "class_weights": 2}, "class_weights is 2; expected a list of numbers"),
         (class_layout, {"names": NAMES, "class_weights": [1, 1, -1, 1, 1]}, "class_weights is .*a list of numbers"),
         (class_layout, {"names": NAMES, "ignore_index": "255"}, "ignore_index is '255'; expected a label"),

@@ -340,3 +340,61 @@ def test_fp16_goes_on_after_a_skipped_step(data, tmp_path, monkeypatch):
     assert len(losses(tmp_path / "run")) == 4 and scalers[0].get_scale() == 8.0
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def test_going_back_sets_later_checkpoints_aside(data, tmp_path, caplog):
+    run = tmp_path / "run"
+    train_depth(arguments("depth", data, run, "--save_every", "2", "--keep_checkpoints", "3", steps=6))
+    back = ["--resume_from_checkpoint", str(checkpoint_folder(run, 2)), "--save_every", "1", "--keep_checkpoints", "2"]
+    train_depth(arguments("depth", data, run, *back, steps=3))
+    assert checkpoints.checkpoints(run) == [checkpoint_folder(run, 2), checkpoint_folder(run, 3)]
+    assert (run / "checkpoints" / "step-00000006.aside" / "model.safetensors").is_file()
+    assert "The run goes back to step 2" in caplog.text
+    train_depth(arguments("depth", data, run, "--resume_from_checkpoint", "latest", steps=5))
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5]
+    caplog.clear()
+    train_depth(arguments("depth", data, run, "--resume_from_checkpoint", "latest", steps=4))
+    assert "Nothing to train: the checkpoint is of step 5, the run of 4 steps" in caplog.text
+
+
+def test_files_of_others_stay(data, tmp_path):
+    run = tmp_path / "run"
+    for name in ("notes", "notes.old", "scans.partial"):
+        (run / name).mkdir(parents=True)
+        (run / name / "thesis.txt").write_text("mine")
+    (run / "film.partial").write_text("mine")
+    checkpoints.clean_up(run)
+    assert sorted(path.name for path in run.iterdir()) == ["film.partial", "notes", "notes.old", "scans.partial"]
+    assert (run / "notes.old" / "thesis.txt").read_text() == "mine"
+
+
+def test_options_that_do_not_fit_a_checkpoint_are_named(data, tmp_path):
+    run = tmp_path / "run"
+    train_depth(arguments("depth", data, run, steps=2))
+    before = (run / "run.json").read_text()
+    resume = ["--resume_from_checkpoint", "latest"]
+    for change, said in (
+        (["--freeze_layers", "1"], "--freeze_layers was 0, is 1"),
+        (["--optimizer", "muon"], "--optimizer was adamw, is muon"),
+        (["--lora_r", "2"], "--lora_r was 0, is 2"),
+    ):
+        with pytest.raises(ValueError, match=f"does not fit this model and optimiser.*{said}"):
+            train_depth(arguments("depth", data, run, *resume, *change, steps=4))
+    with pytest.raises(FileNotFoundError):
+        train_depth(arguments("depth", data / "peple", run, *resume, steps=4))
+    assert (run / "run.json").read_text() == before
+    train_depth(arguments("depth", data, run, *resume, "--seed", "3", steps=4))
+    assert json.loads((run / "run.json").read_text())["options"]["seed"] == 3
+
+
+def test_a_run_without_one_usable_step_has_no_result(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.data.depth_labels", lambda depth, mask: torch.full_like(depth, torch.nan))
+    monkeypatch.setattr("training.loop.LossGuard.accepts", lambda *given, **more: False)
+    with pytest.raises(TrainingStoppedError, match="Not one of 2 steps"):
+        train_depth(arguments("depth", data, tmp_path / "run", steps=2))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_warm_up_longer_than_the_run_is_said(data, tmp_path, caplog):
+    train_depth(arguments("depth", data, tmp_path / "run", "--warmup_steps", "400", steps=2))
+    assert "The warm-up of 400 steps is longer than the run of 2" in caplog.text

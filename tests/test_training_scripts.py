@@ -517,6 +517,73 @@ def test_options_that_cannot_work(more, message):
         parse_options(DepthOptions, more)
 
 
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--max_steps", "0"], "--max_steps is 0; expected at least 1"),
+        (["--max_train_samples", "-1"], "--max_train_samples is -1"),
+        (["--max_eval_samples", "0"], "--max_eval_samples is 0"),
+        (["--learning_rate", "-1"], "--learning_rate is -1.0; expected a number above 0"),
+        (["--lora_r", "2", "--freeze_layers", "-1"], "leaves no block for the adapters"),
+    ],
+)
+def test_numbers_that_cannot_work(more, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(DepthOptions, ["--train_data", "a", "--output_dir", "b", *more])
+
+
+def test_a_run_does_not_overwrite_its_model(tmp_path):
+    line = ["--train_data", "a", "--output_dir", str(tmp_path / "x" / ".."), "--model_name_or_path", str(tmp_path)]
+    (tmp_path / "x").mkdir()
+    with pytest.raises(ValueError, match="which the run would overwrite"):
+        parse_options(DepthOptions, line)
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ("zoom=5", r"\[0.2, 2.0\]"),
+        ("zoom=[1]", "zoom"),
+        ("rotate_prob=yes", "0.5"),
+        ("color=1", "true"),
+        ("flip_prob=null", "0.5"),
+    ],
+)
+def test_augmentation_of_another_kind_is_refused(change, expected):
+    from training.jobs import make_augment
+
+    line = ["--train_data", "a", "--output_dir", "b", "--augmentation", change]
+    with pytest.raises(ValueError, match=f"--augmentation {change.split('=')[0]} is .*; expected something like .*"):
+        make_augment(parse_options(DepthOptions, line), (64, 48), None)
+    with pytest.raises(ValueError, match=expected):
+        make_augment(parse_options(DepthOptions, line), (64, 48), None)
+
+
+def test_adapters_leave_frozen_blocks_alone():
+    line = ["--train_data", "x", "--output_dir", "y", "--model_size", "tiny", "--lora_r", "2", "--freeze_layers", "2"]
+    model = build_model(parse_options(DepthOptions, line))
+    trained = {name for name, weights in model.named_parameters() if weights.requires_grad}
+    assert any("encoder.layers.2." in name for name in trained)
+    assert not any(f"encoder.layers.{number}." in name for name in trained for number in (0, 1))
+
+
+def test_heatmaps_of_the_processor_are_those_of_the_head():
+    line = ["--train_data", "x", "--output_dir", "y", "--model_size", "tiny", "--image_size", "64", "48"]
+    for fields, factor in (
+        (["patch_size=8", "deconv_out_channels=[16]", "deconv_kernel_sizes=[4]"], 4),
+        (["patch_size=8", "deconv_out_channels=[16, 16]", "deconv_kernel_sizes=[4, 4]"], 2),
+    ):
+        options = parse_options(PoseOptions, [*line, "--config_overrides", *fields])
+        model = build_model(options, keypoint_layout(17))
+        assert build_processor(options, model).keypoint_heatmap_downscale_factor == factor
+        heatmaps = model(torch.zeros(1, 3, 64, 48)).heatmaps
+        assert heatmaps.shape[-2:] == (64 // factor, 48 // factor)
+    fields = ["patch_size=2", "deconv_out_channels=[16, 16]", "deconv_kernel_sizes=[4, 4]"]
+    options = parse_options(PoseOptions, [*line, "--config_overrides", *fields])
+    with pytest.raises(ValueError, match="make heatmaps larger than the input"):
+        build_processor(options, build_model(options, keypoint_layout(17)))
+
+
 def test_unknown_keys_of_a_file_are_named(tmp_path):
     (tmp_path / "o.json").write_text(json.dumps({"learning_rat": 1}))
     with pytest.raises(ValueError, match="unknown option 'learning_rat'. Did you mean 'learning_rate'"):

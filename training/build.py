@@ -70,7 +70,7 @@ def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if options.lora_r:
-        model = add_lora(model, options.lora_r, options.lora_alpha)
+        model = add_lora(model, options.lora_r, options.lora_alpha, options.freeze_layers)
     return model
 
 
@@ -97,6 +97,14 @@ def build_processor(options: RunOptions, model: Any) -> Any:
     height, width = model.config.image_size
     size = {"height": height, "width": width}
     settings: dict[str, Any] = {"size": size}
+    if options.task == "pose":  # the targets have the size of the head's maps
+        scale = model.config.patch_size / 2 ** len(model.config.deconv_out_channels)
+        if scale < 1:
+            raise ValueError(
+                f"{len(model.config.deconv_out_channels)} deconvolutions of patches of {model.config.patch_size} "
+                "pixels make heatmaps larger than the input; give fewer in --config_overrides."
+            )
+        settings["keypoint_heatmap_downscale_factor"] = int(scale)
     if getattr(options, "heatmap_sigma", None) is not None:
         settings["keypoint_heatmap_sigma"] = options.heatmap_sigma  # type: ignore[attr-defined]
     source = options.model_name_or_path
@@ -132,8 +140,8 @@ def freeze(model: Any, num_layers: int) -> None:
             block.requires_grad_(False)
 
 
-def add_lora(model: Any, rank: int, alpha: int | None) -> Any:
-    """LoRA adapters on all linear layers of the backbone; the head trains whole.
+def add_lora(model: Any, rank: int, alpha: int | None, first_layer: int = 0) -> Any:
+    """LoRA adapters on all linear layers of the backbone's blocks from the first that trains; the head trains whole.
 
     Raises:
         ImportError: if `peft` is not installed.
@@ -143,7 +151,11 @@ def add_lora(model: Any, rank: int, alpha: int | None) -> Any:
     except ImportError as error:
         raise ImportError("--lora_r needs the `peft` package: pip install sapiens_hf[train].") from error
     config = LoraConfig(
-        r=rank, lora_alpha=alpha or 2 * rank, target_modules=list(LORA_TARGETS), modules_to_save=["head"]
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        target_modules=list(LORA_TARGETS),
+        modules_to_save=["head"],
+        layers_to_transform=list(range(first_layer, model.config.num_hidden_layers)) if first_layer else None,
     )
     return get_peft_model(model, config)
 

@@ -14,7 +14,7 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +43,7 @@ MIN_OTHERS = 4  # votes among which a single one may be wrong
 # Holes in depth on more of a person than this spoil its range.
 MAX_HOLES = 0.01
 SHOWN = 8
+TINY_BOX_PX = 2
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class PoseStatistics:
     def __init__(self, layout: KeypointLayout):
         self.layout = layout
         self.labelled = np.zeros((2, len(layout.names)), dtype=np.int64)
-        self.num_people = self.num_misfits = self.num_outside = 0
+        self.num_people = self.num_misfits = self.num_outside = self.num_tiny = 0
         self.misfits: list[str] = []
 
     def add(self, sample: Sample, report: Report) -> None:
@@ -141,6 +142,7 @@ class PoseStatistics:
         left, top, width, height = sample["box"]
         seen = visibility > 0
         self.num_people += 1
+        self.num_tiny += int(min(width, height) < TINY_BOX_PX)
         self.labelled += np.stack([seen, visibility >= 2])
         inside = (
             (x >= left - width / 2) & (x <= left + 1.5 * width) & (y >= top - height / 2) & (y <= top + 1.5 * height)
@@ -162,6 +164,11 @@ class PoseStatistics:
         never = [name for name, total in zip(names, labelled, strict=True) if total == 0]
         if never:
             report.warnings.append(f"{len(never)} of {len(names)} keypoints are never labelled: {_some(never)}.")
+        if self.num_tiny > 0.5 * self.num_people:
+            report.problems.append(
+                f"{self.num_tiny} of {self.num_people} boxes are less than {TINY_BOX_PX} pixels wide or high. Boxes "
+                "and keypoints are in pixels, not in shares of the image."
+            )
         if self.num_outside:
             report.warnings.append(f"{self.num_outside} labelled keypoints lie outside their image.")
         if self.num_misfits:
@@ -196,7 +203,13 @@ class SegmentationStatistics:
         )
         report.facts["ignored pixels"] = f"{ignored / total:.2%}"
         never = [name for index, name in enumerate(names) if self.pixels[index] == 0]
-        if never:
+        if ignored and len(never) == len(names) - 1:
+            only = next(name for name in names if name not in never)
+            report.problems.append(
+                f"Every pixel is {only} or has the label {self.layout.ignore_index}, which does not count: nothing "
+                "can be learned. In masks of 0 and 255 write 1 for 255, or set another ignore_index in the class set."
+            )
+        elif never:
             report.warnings.append(f"{len(never)} of {len(names)} classes never occur: {_some(never)}.")
         if self.num_single:
             report.warnings.append(f"{self.num_single} label maps hold a single class.")
@@ -383,21 +396,40 @@ def rim_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return mask & (distance <= width), outward, width
 
 
+def check_labels(samples: Any, layout: ClassLayout, look_at: int = 16) -> str | None:
+    """Whether some label maps, spread over the data set, hold nothing to learn; None if they do.
+
+    For the start of a run: whole data sets are for `check`.
+    """
+    statistics, report = SegmentationStatistics(layout), Report()
+    for sample in _spread(samples, look_at):
+        statistics.add(sample, report)
+    if statistics.pixels.any():
+        statistics.finish(report)
+    return report.problems[0] if report.problems else None
+
+
 def check_axes(samples: Any, look_at: int = 16) -> str | None:
     """What is wrong with the axes of some samples of normals, spread over the data set; None if nothing is.
 
     For the start of a run: whole data sets are for `check`.
     """
-    places = np.unique(np.linspace(0, len(samples) - 1, look_at).round().astype(int)) if len(samples) else ()
     statistics, report = NormalStatistics(), Report()
-    for place in places:
-        with suppress(BadSampleError):  # training names it when it comes
-            statistics.add(samples[int(place)], report)
+    for sample in _spread(samples, look_at):
+        statistics.add(sample, report)
     for votes in (statistics.order, *statistics.signs.values()):
         votes.forget_single()
     if statistics.order.count:
         statistics.finish(report)
     return report.problems[0] if report.problems else None
+
+
+def _spread(samples: Any, look_at: int) -> Iterator[Sample]:
+    """Some samples of all parts of a list; of those that cannot be used training speaks when they come."""
+    places = np.unique(np.linspace(0, len(samples) - 1, look_at).round().astype(int)) if len(samples) else ()
+    for place in places:
+        with suppress(BadSampleError):
+            yield samples[int(place)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -436,6 +468,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(samples, CocoKeypoints) and samples.left_out:
             left = ", ".join(f"{count} {reason}" for reason, count in samples.left_out.items())
             report.facts["people left out"] = left
+        if isinstance(samples, CocoKeypoints) and samples.num_overhanging > 0.5 * len(samples):
+            report.problems.append(
+                f"{samples.num_overhanging} of {len(samples)} boxes reach beyond the right or lower side of their "
+                "image. Boxes are x, y, width, height, not two corners."
+            )
     except (FileNotFoundError, ValueError, ImportError) as error:
         report = Report(problems=[str(error)])
     except Exception as error:  # whatever a broken file, a lost connection or a library of a data format raises

@@ -3,6 +3,7 @@
     run.json                        options, versions, commit
     metrics.jsonl                   one JSON object per line, each with its step
     checkpoints/step-00001000/      weights, optimiser, state; complete or not there
+    checkpoints/step-00002000.aside/    later than a step that the run went back to; nobody reads or removes it
     best/                           model and processor of the best evaluation
     config.json, model.safetensors, preprocessor_config.json, results.json: the final model, ready for pipeline()
 
@@ -30,7 +31,9 @@ logger = logging.get_logger(__name__)
 
 STATE_FILE = "trainer_state.json"
 STEP_FOLDER = re.compile(r"step-(\d{8})")
-PARTIAL, OLD = ".partial", ".old"
+PARTIAL, OLD, ASIDE = ".partial", ".old", ".aside"
+# What a killed run leaves: folders of `replace_folder` and files of `whole_file`. Nothing else is anybody's to remove.
+LEFTOVER = re.compile(r"(best|final|step-\d{8})\.(partial|old)|(run|results|metrics)\.jsonl?(\..+)?\.partial")
 
 
 class SavingError(RuntimeError):
@@ -96,6 +99,16 @@ def read_state(checkpoint: Path) -> TrainerState:
     return TrainerState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
 
 
+def set_aside_later(run_folder: Path, step: int) -> None:
+    """Give checkpoints later than a step another name: a run that goes back there makes others of these steps."""
+    for path in checkpoints(run_folder):
+        if path > checkpoint_folder(run_folder, step):
+            place = path.with_name(path.name + ASIDE)
+            shutil.rmtree(place, ignore_errors=True)
+            path.rename(place)
+            logger.warning(f"The run goes back to step {step}: {path} is now {place.name}. Remove it if you like.")
+
+
 def save_checkpoint(accelerator: Any, run_folder: Path, state: TrainerState, keep: int) -> Path:
     """Save everything a restart needs, then delete checkpoints older than the newest `keep`. All processes call it.
 
@@ -145,7 +158,8 @@ def replace_folder(accelerator: Any, folder: Path, write: Callable[[Path], None]
 def clean_up(run_folder: Path) -> None:
     """Remove what a killed run left half-written, and put back what it had moved aside."""
     for folder in (run_folder, run_folder / "checkpoints"):
-        for path in list(folder.iterdir()) if folder.is_dir() else ():
+        found = list(folder.iterdir()) if folder.is_dir() else []
+        for path in (path for path in found if LEFTOVER.fullmatch(path.name)):
             if path.name.endswith(PARTIAL):
                 logger.warning(f"Removing {path}: it was not complete when its run ended.")
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()

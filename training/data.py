@@ -54,6 +54,7 @@ class TrainingSet(Dataset):
             keypoints, 8 else).
         skip_bad: replace samples that cannot be used, with a warning that names them, instead of raising.
         heatmap_sigma: pose: width of the targets in heatmap pixels; they reach the map from 3 sigma outside.
+        heatmap_downscale: pose: pixels of the crop per pixel of the heatmaps.
     """
 
     def __init__(
@@ -64,21 +65,24 @@ class TrainingSet(Dataset):
         min_visible: int = 0,
         skip_bad: bool = False,
         heatmap_sigma: float = 6.0,
+        heatmap_downscale: int = 4,
     ):
         if len(samples) == 0:
             raise ValueError("The data set is empty.")
         self.samples, self.augment, self.seed = samples, augment, seed
-        self.min_visible, self.skip_bad, self.heatmap_sigma, self.epoch = min_visible, skip_bad, heatmap_sigma, 0
+        self.min_visible, self.skip_bad = min_visible, skip_bad
+        self.targets = heatmap_sigma, heatmap_downscale
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of plain indices."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
+        epoch, index = key if isinstance(key, tuple) else (int(self._epoch), key)
         rng = sample_generator(self.seed, epoch, index)
         error: BadSampleError | None = None
         for _ in range(MAX_ATTEMPTS):
@@ -90,7 +94,7 @@ class TrainingSet(Dataset):
                 error = caught
                 logger.warning_once(f"Skipped: {caught}")
             else:
-                if self.min_visible == 0 or num_targets(sample, self.heatmap_sigma) >= self.min_visible:
+                if self.min_visible == 0 or num_targets(sample, *self.targets) >= self.min_visible:
                     return sample
             index = int(rng.integers(len(self.samples)))
         raise BadSampleError(_none_usable(self.min_visible, error))
@@ -105,11 +109,12 @@ def _none_usable(min_visible: int, last: Any, count: int = MAX_ATTEMPTS) -> str:
     )
 
 
-def num_targets(sample: Sample, heatmap_sigma: float = 6.0) -> int:
+def num_targets(sample: Sample, heatmap_sigma: float = 6.0, heatmap_downscale: int = 4) -> int:
     """Number of labelled keypoints that count in the loss (original: the sum of the target's weights)."""
     size = sample["image"].shape[:2]
     keypoints = torch.from_numpy(sample["keypoints"])
-    on_map = is_on_heatmap(keypoints[None, :, :2], size, (size[0] // 4, size[1] // 4), heatmap_sigma)
+    heatmap_size = (size[0] // heatmap_downscale, size[1] // heatmap_downscale)
+    on_map = is_on_heatmap(keypoints[None, :, :2], size, heatmap_size, heatmap_sigma)
     return int((on_map[0] & (keypoints[:, 2] > 0)).sum())
 
 
@@ -127,6 +132,7 @@ class StreamingSet(IterableDataset):
         min_visible: pose: a crop with targets for fewer keypoints is replaced.
         skip_bad: replace samples that cannot be used, with a warning that names them, instead of raising.
         heatmap_sigma: pose: width of the targets in heatmap pixels.
+        heatmap_downscale: pose: pixels of the crop per pixel of the heatmaps.
 
     What replaces a sample is the next one of this process that can be used, so a run that goes on in the middle of an
     epoch finds the same. A row of which not even the people can be read takes no place.
@@ -140,9 +146,11 @@ class StreamingSet(IterableDataset):
         min_visible: int = 0,
         skip_bad: bool = False,
         heatmap_sigma: float = 6.0,
+        heatmap_downscale: int = 4,
     ):
         self.stream, self.augment, self.plan = stream, augment, plan
-        self.min_visible, self.skip_bad, self.heatmap_sigma = min_visible, skip_bad, heatmap_sigma
+        self.min_visible, self.skip_bad = min_visible, skip_bad
+        self.targets = heatmap_sigma, heatmap_downscale
         self._read: tuple[str, Sequence[Sample]] = "", ()  # the last row's samples: its people follow each other
 
     def __iter__(self) -> Iterator[Sample]:
@@ -194,7 +202,7 @@ class StreamingSet(IterableDataset):
         except BadSampleError as error:
             self._skip(error)
             return None
-        is_shown = self.min_visible == 0 or num_targets(augmented, self.heatmap_sigma) >= self.min_visible
+        is_shown = self.min_visible == 0 or num_targets(augmented, *self.targets) >= self.min_visible
         return (sample, augmented) if is_shown else None
 
     def _skip(self, error: BadSampleError) -> None:

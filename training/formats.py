@@ -12,6 +12,7 @@ train wrongly raises `BadSampleError`, which names the file.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from transformers.utils import logging
 
 from sapiens_hf.coco import (
     GOLIATH_KEY,
@@ -33,6 +35,8 @@ from sapiens_hf.coco import (
     require,
 )
 from sapiens_hf.image_loading_sapiens import as_mask, read_image, read_values
+
+logger = logging.get_logger(__name__)
 
 Sample = dict[str, Any]
 TASKS = ("pose", "segmentation", "depth", "normal")
@@ -66,6 +70,8 @@ MASK_FOLDERS = ("masks/{split}", "{split}/masks", "masks", "mask")
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?:id|idation|ing)?(?![a-z])")
 # Vectors further from unit length than this were not meant as normals; nearer ones are normalised.
 MAX_LENGTH_ERROR = 0.1
+# A box may reach so far beyond its image by rounding.
+OVERHANG_PX = 2
 
 
 class BadSampleError(ValueError):
@@ -91,18 +97,26 @@ class CocoKeypoints:
         annotation_file: JSON in the format of COCO.
         image_folder: where its `file_name`s are; found next to the file by default.
         num_keypoints: of the model; decides which of the file's keypoint lists is read.
+        names: of the model's keypoints, to compare with those of the file.
 
     Raises:
         FileNotFoundError: if the file or the folder is missing.
-        ValueError: if the file is not in the format, holds nobody, or has another number of keypoints.
+        ValueError: if the file is not in the format, holds nobody, or has other keypoints or as many in another order.
     """
 
-    def __init__(self, annotation_file: str | Path, num_keypoints: int, image_folder: str | Path | None = None):
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        num_keypoints: int,
+        image_folder: str | Path | None = None,
+        names: Sequence[str] = (),
+    ):
         path = Path(annotation_file)
         data = read_json(path)
         check_coco(data, str(path), image=("id", "file_name"), annotation=("id", "image_id"))
         self.annotation_file = path
         self.num_keypoints = num_keypoints
+        _check_order(path, data.get("categories"), names)
         self.image_folder = _coco_images(path, data["images"]) if image_folder is None else Path(image_folder)
         people = person_categories(data.get("categories"), str(path))
         images = {image["id"]: number for number, image in enumerate(data["images"])}
@@ -134,6 +148,11 @@ class CocoKeypoints:
         if not is_box.any():
             left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "it has no annotation"
             raise ValueError(f"{path} holds nobody to train on: {left}.")
+        used = [annotations[place] for place in kept[is_box]]
+        boxes_as_given = _table([read_box(entry, self._where(entry)) for entry in used], 4)
+        ends = boxes_as_given[:, :2] + boxes_as_given[:, 2:]
+        self.num_overhanging = int((ends > self._sizes(used, data["images"]) + OVERHANG_PX).any(axis=1).sum())
+        self.sizes = {number: (image.get("width"), image.get("height")) for number, image in enumerate(data["images"])}
         self.ids = [annotations[place]["id"] for place in kept[is_box]]
         self.rows = rows[is_box]
         self.boxes = boxes[is_box].astype(np.float32)
@@ -147,10 +166,16 @@ class CocoKeypoints:
         return self.image_folder / self.file_names[self.rows[index]]
 
     def __getitem__(self, index: int) -> Sample:
-        path = self.path(index)
+        path, size = self.path(index), self.sizes[self.rows[index]]
+        image = read_rgb(path)
+        if None not in size and image.shape[1::-1] != size:
+            raise BadSampleError(
+                f"{path} has {image.shape[1]} x {image.shape[0]} pixels upright, but {self.annotation_file} says "
+                f"{size[0]} x {size[1]}: boxes and keypoints are not those of this image."
+            )
         return {
             "name": f"{path}, annotation {self.ids[index]}",
-            "image": read_rgb(path),
+            "image": image,
             "box": self.boxes[index],
             "keypoints": self.keypoints[index],
         }
@@ -179,11 +204,36 @@ class CocoKeypoints:
         self, annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
     ) -> np.ndarray:
         """COCO boxes (num_people, 4), clipped to their images."""
-        sizes = {image["id"]: (image.get("width", np.inf), image.get("height", np.inf)) for image in images}
         for entry in annotations:
             require(entry, ("bbox",), self._where(entry))
         boxes = _table([read_box(entry, self._where(entry)) for entry in annotations], 4)
-        return clip_boxes(boxes, _table([sizes[entry["image_id"]] for entry in annotations], 2))
+        return clip_boxes(boxes, self._sizes(annotations, images))
+
+    @staticmethod
+    def _sizes(annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Width and height (num_people, 2) of their images, infinite where the file has none."""
+        sizes = {image["id"]: (image.get("width", np.inf), image.get("height", np.inf)) for image in images}
+        return _table([sizes[entry["image_id"]] for entry in annotations], 2)
+
+
+def _check_order(path: Path, categories: Any, names: Sequence[str]) -> None:
+    """Refuse a file whose own list of keypoints has the model's names in other places."""
+    wanted = [_folded(name) for name in names]
+    for category in categories or ():
+        own = category.get("keypoints") if isinstance(category, Mapping) else None
+        if not isinstance(own, list) or len(own) != len(names) or not all(isinstance(name, str) for name in own):
+            continue
+        for place, name in enumerate(map(_folded, own)):
+            if name in wanted and wanted[place] != name:
+                raise ValueError(
+                    f"{path}: keypoint {place} is {own[place]!r} by its category, but the model's is "
+                    f"{names[place]!r}. "
+                    f'Write {{"names": {json.dumps(own)}}} into a file and give it as --keypoint_set.'
+                )
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -344,8 +394,14 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
         ValueError: if two files have the same stem.
     """
     files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    nested = [path for path in folder.glob("*/**/*") if path.suffix.lower() in suffixes and path.is_file()]
+    unread = f"{nested[0].parent if nested else folder} and the like hold {len(nested)} more; subfolders are not read"
     if not files:
-        raise FileNotFoundError(f"{folder} holds no file with one of {_first(suffixes, 10)}.")
+        raise FileNotFoundError(
+            f"{folder} holds no file with one of {_first(suffixes, 10)}.{f' {unread}.' if nested else ''}"
+        )
+    if nested:
+        logger.warning(f"{folder}: {len(files)} files are used. {unread}: move their files up.")
     repeated = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
     if repeated:
         raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from .augment import (
     fit_to_network,
 )
 from .build import build_model, build_processor, check_size
-from .check_data import check_axes
+from .check_data import check_axes, check_labels
 from .data import Augment
 from .evaluators import DepthEvaluator, Evaluator, NormalEvaluator, PoseEvaluator, SegmentationEvaluator
 from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout
@@ -61,16 +62,18 @@ def make_job(options: RunOptions) -> Job:
         limit=options.max_train_samples,
         **shared,
     )
-    if options.task == "normal" and not isinstance(samples, StreamSamples):
-        wrong = check_axes(samples)
-        if wrong:
-            wrong = (
-                f"{options.train_data}: {wrong} `python -m training.check_data {options.train_data} --task normal` "
-                "looks at all samples"
-            )
-            if not options.skip_bad_samples:
-                raise ValueError(f"{wrong}; --skip_bad_samples trains all the same.")
-            logger.warning(f"{wrong}.")
+    wrong = None
+    if not isinstance(samples, StreamSamples):
+        wrong = check_axes(samples) if options.task == "normal" else None
+        wrong = check_labels(samples, layout) if isinstance(layout, ClassLayout) else wrong
+    if wrong:
+        wrong = (
+            f"{options.train_data}: {wrong} `python -m training.check_data {options.train_data} --task "
+            f"{options.task}` looks at all samples"
+        )
+        if not options.skip_bad_samples:
+            raise ValueError(f"{wrong}; --skip_bad_samples trains all the same.")
+        logger.warning(f"{wrong}.")
     eval_samples: Any = None
     if options.val_data:
         eval_samples = open_samples(
@@ -126,6 +129,8 @@ def make_augment(options: RunOptions, size: tuple[int, int], layout: KeypointLay
     usual: PoseAugmentation | DenseAugmentation = PoseAugmentation() if options.task == "pose" else DENSE[options.task]
     known = [field.name for field in dataclasses.fields(usual)]
     changes = parse_values(options.augmentation, known, "--augmentation")
+    for name, value in changes.items():
+        _check_value(name, value, getattr(usual, name))
     changed = dataclasses.replace(usual, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     if isinstance(changed, PoseAugmentation):
         chosen = changed if options.augment else NO_POSE_AUGMENTATION
@@ -137,6 +142,17 @@ def make_augment(options: RunOptions, size: tuple[int, int], layout: KeypointLay
         settings |= {"swap_pairs": layout.swap_pairs, "rotate_fill_label": layout.rotate_fill_label}
         settings |= {"ignore_index": layout.ignore_index}
     return partial(augment_dense, size=size, options=changed, **settings)
+
+
+def _check_value(name: str, value: Any, usual: Any) -> None:
+    """Refuse what is of another kind than the usual value of an augmentation."""
+    kinds: Any = (bool,) if isinstance(usual, bool) else (int, float)
+    values = value if isinstance(usual, tuple) and isinstance(value, list) else [value]
+    is_pair = not isinstance(usual, tuple) or (isinstance(value, list) and len(value) == len(usual))
+    is_kind = all(isinstance(each, kinds) and isinstance(each, bool) == isinstance(usual, bool) for each in values)
+    if not (is_pair and is_kind) and not (value is None and name == "max_class_share"):
+        expected = json.dumps(usual if usual is not None else 0.75)
+        raise ValueError(f"--augmentation {name} is {value!r}; expected something like {expected}.")
 
 
 def make_evaluator(options: RunOptions, processor: Any, layout: Any, config: Any) -> Evaluator:

@@ -50,7 +50,7 @@ def keypoint_layout(source: str | int | Path) -> KeypointLayout:
     Raises:
         ValueError: if there is no such set, or the file is not as above; names the file and what is wrong in it.
     """
-    if str(source).endswith(".json"):
+    if str(source).lower().endswith(".json"):
         data = read_own_labels(source, "keypoints")
         names = tuple(data["names"])
         return KeypointLayout(
@@ -70,7 +70,7 @@ def class_layout(source: str | int | Path) -> ClassLayout:
     Raises:
         ValueError: if there is no such set, or the file is not as above; names the file and what is wrong in it.
     """
-    if str(source).endswith(".json"):
+    if str(source).lower().endswith(".json"):
         data = read_own_labels(source, "classes")
         names, weights = tuple(data["names"]), data.get("class_weights")
         return ClassLayout(

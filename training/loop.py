@@ -37,6 +37,7 @@ from .checkpoints import (
     read_state,
     replace_folder,
     save_checkpoint,
+    set_aside_later,
     truncate_metrics,
     write_json,
 )
@@ -120,8 +121,8 @@ def start(options: RunOptions) -> Accelerator:
                 f"{folder} already holds a run. Go on with --resume_from_checkpoint latest, or give another "
                 "--output_dir."
             )
-        processes = {"num_processes": accelerator.num_processes, "distributed_type": str(accelerator.distributed_type)}
-        write_json(folder / RUN_FILE, {"options": dataclasses.asdict(options), **processes, **describe_code()})
+        if not (folder / RUN_FILE).exists():  # that of a run that goes on is written when its checkpoint has been read
+            write_run(folder, options, accelerator)
     accelerator.wait_for_everyone()
     if options.report_to:
         plain = {
@@ -130,6 +131,37 @@ def start(options: RunOptions) -> Accelerator:
         }
         accelerator.init_trackers("sapiens_hf", config=plain)
     return accelerator
+
+
+def write_run(folder: Path, options: RunOptions, accelerator: Accelerator) -> None:
+    """Options, processes, versions and commit of a run as its `run.json`."""
+    processes = {"num_processes": accelerator.num_processes, "distributed_type": str(accelerator.distributed_type)}
+    write_json(folder / RUN_FILE, {"options": dataclasses.asdict(options), **processes, **describe_code()})
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, folder: Path, options: RunOptions) -> None:
+    """Read weights and optimiser.
+
+    Raises:
+        ValueError: if they do not fit; names the options that differ from those of the run.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+    except (RuntimeError, ValueError, KeyError) as error:
+        own = checkpoint.parent.parent / RUN_FILE
+        before = json.loads(own.read_text(encoding="utf-8"))["options"] if own.is_file() else {}
+        now = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+        changed = [
+            f"--{name} was {before[name]}, is {value}"
+            for name, value in now.items()
+            if name in before and before[name] != value and name not in ("resume_from_checkpoint", "output_dir")
+        ]
+        said = f"{'; '.join(changed)}. A run goes on with the options of {own}" if changed else "The options are equal"
+        raise ValueError(
+            f"{checkpoint} does not fit this model and optimiser ({str(error).splitlines()[0]:.200}). {said}; to "
+            "start anew from its weights give its model as --model_name_or_path and another --output_dir."
+        ) from error
+    logger.info(f"Going on from {checkpoint}.")
 
 
 def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, float]:
@@ -178,8 +210,19 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size
     model, optimizer = accelerator.prepare(job.model, optimizer)
     if checkpoint:
-        accelerator.load_state(str(checkpoint))
-        logger.info(f"Going on from {checkpoint}.")
+        load_checkpoint(accelerator, checkpoint, folder, options)
+    if accelerator.is_main_process:
+        set_aside_later(folder, state.step)
+        if options.resume_from_checkpoint is not None:
+            write_run(folder, options, accelerator)
+    accelerator.wait_for_everyone()
+    if state.step >= plan.num_steps:
+        logger.warning(f"Nothing to train: the checkpoint is of step {state.step}, the run of {plan.num_steps} steps.")
+    elif options.warmup_steps >= plan.num_steps:
+        logger.warning(
+            f"The warm-up of {options.warmup_steps} steps is longer than the run of {plan.num_steps}: the learning "
+            "rate never reaches --learning_rate. Give fewer --warmup_steps, or train longer."
+        )
 
     log = Log(folder / METRICS_FILE, accelerator, plan, state.step, job.monitor)
     # DeepSpeed updates the weights within `backward`: what it has used cannot be skipped any more.
@@ -224,6 +267,11 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
             if must_stop:
                 logger.warning(f"Stopped at step {state.step}; go on with --resume_from_checkpoint latest.")
                 break
+    if state.step == plan.num_steps and state.last_loss is None:
+        raise TrainingStoppedError(
+            f"Not one of {plan.num_steps} steps had a loss that could be used, so nothing was trained: see the "
+            "messages above, and `python -m training.check_data`."
+        )
     results = run.finish(state.step == plan.num_steps)
     log.close()
     for tracker in accelerator.trackers:
@@ -267,10 +315,13 @@ def loss_weights(sizes: Sequence[torch.Tensor], accelerator: Accelerator) -> tor
 
 def make_training_set(options: RunOptions, job: Job, plan: StepPlan) -> TrainingSet | StreamingSet:
     """The job's samples through its augmentation."""
-    sigma = getattr(job.processor, "keypoint_heatmap_sigma", 6.0)
+    targets = {
+        "heatmap_sigma": getattr(job.processor, "keypoint_heatmap_sigma", 6.0),
+        "heatmap_downscale": getattr(job.processor, "keypoint_heatmap_downscale_factor", 4),
+    }
     if isinstance(job.samples, StreamSamples):
-        return StreamingSet(job.samples, job.augment, plan, job.min_visible, options.skip_bad_samples, sigma)
-    return TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples, sigma)
+        return StreamingSet(job.samples, job.augment, plan, job.min_visible, options.skip_bad_samples, **targets)
+    return TrainingSet(job.samples, job.augment, options.seed, job.min_visible, options.skip_bad_samples, **targets)
 
 
 def make_plan(options: RunOptions, job: Job, accelerator: Any, state: TrainerState) -> StepPlan:

@@ -151,7 +151,7 @@ def parse_options(options_class: type[OptionsType], arguments: Sequence[str] | N
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(options_class, description=options_class.__doc__)
     stored: dict[str, Any] = {}
-    if arguments and arguments[0].endswith(".json"):
+    if arguments and arguments[0].lower().endswith(".json"):
         path = Path(arguments.pop(0))
         if not path.is_file():
             raise ValueError(f"There is no options file {path}.")
@@ -192,6 +192,16 @@ def check_options(options: OptionsType) -> OptionsType:
     ):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected at least 1.")
+    for name in ("max_steps", "max_train_samples", "max_eval_samples", "samples_per_epoch"):
+        if getattr(options, name, None) is not None and getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; expected at least 1, or leave it out.")
+    if not options.learning_rate > 0:
+        raise ValueError(f"--learning_rate is {options.learning_rate}; expected a number above 0.")
+    source = getattr(options, "model_name_or_path", None)
+    if source and Path(source).is_dir() and Path(source).resolve() == Path(options.output_dir).resolve():
+        raise ValueError(f"--output_dir is {source}, the model to start from, which the run would overwrite.")
+    if getattr(options, "lora_r", 0) and getattr(options, "freeze_layers", 0) == -1:
+        raise ValueError("--freeze_layers -1 leaves no block for the adapters of --lora_r; give one of the two.")
     if options.mixed_precision not in (None, "no", "fp16", "bf16"):
         raise ValueError(f"--mixed_precision is {options.mixed_precision!r}; expected no, fp16 or bf16.")
     return options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,10 @@ def open_samples(
     samples: Any
     if source.startswith("synthetic:"):
         samples = SyntheticSamples(source, task, num_labels)
-    elif path.suffix == ".json":
-        samples = CocoKeypoints(path, _count(num_labels), image_folder)
+    elif path.suffix.lower() == ".json":
+        samples = CocoKeypoints(path, _count(num_labels), image_folder, _names(layout))
     elif path.is_dir() and not _is_table(path):
-        samples = _open_folder(path, task, split, num_labels, ignore_index, image_folder)
+        samples = _open_folder(path, task, split, num_labels, ignore_index, image_folder, _names(layout))
     elif path.is_absolute() and not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}.")
     else:
@@ -121,14 +121,24 @@ class SyntheticSamples:
 
 
 def _open_folder(
-    path: Path, task: str, split: str, num_labels: int | None, ignore_index: int, image_folder: str | None
+    path: Path,
+    task: str,
+    split: str,
+    num_labels: int | None,
+    ignore_index: int,
+    image_folder: str | None,
+    names: Sequence[str],
 ) -> SampleList:
     if task == "pose":
         count = _count(num_labels)
-        return CocoKeypoints(_annotation_file(path, split, count), count, image_folder)
+        return CocoKeypoints(_annotation_file(path, split, count), count, image_folder, names)
     if task == "segmentation" and next(path.glob("*_seg.png"), None) is not None:
         return FaceSynthetics(path, num_labels, ignore_index)
     return FolderTree(path, task, split, num_labels, ignore_index)
+
+
+def _names(layout: KeypointLayout | ClassLayout | None) -> tuple[str, ...]:
+    return () if layout is None else layout.names
 
 
 def _annotation_file(folder: Path, split: str, num_keypoints: int) -> Path:

@@ -104,18 +104,18 @@ class Leg:
         return self.start is not None and RUNS[self.start].task == self.task
 
 
-_MuonLeg = partial(Leg, learning_rate=5e-3, attn_implementation="eager", optimizer="muon", layer_decay_rate=1.0)
-_FineLeg = partial(_MuonLeg, learning_rate=6e-3, patch_size=8)
+_FineLeg = partial(
+    Leg, learning_rate=6e-3, attn_implementation="eager", optimizer="muon", layer_decay_rate=1.0, patch_size=8
+)
 RUNS = {
     "segmentation-1": Leg("segmentation", 6000),
-    "pose-1": Leg("pose", 3500, "segmentation-1"),
-    "pose-2": Leg("pose", 8500, "pose-1"),
-    "pose-3": _MuonLeg("pose", 18_000, "pose-2"),
     "depth-1": Leg("depth", 1500, "segmentation-1"),
     "depth-2": Leg("depth", 4000, "depth-1", attn_implementation="eager"),
     "depth-3": Leg("depth", 10_000, "depth-2", attn_implementation="eager"),
     "segmentation": _FineLeg("segmentation", 10_000),
+    "pose": _FineLeg("pose", 12_000, "segmentation"),
     "normal": _FineLeg("normal", 10_000),
+    "normal-2": _FineLeg("normal", 11_000, "normal", learning_rate=3e-3),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
