@@ -34,6 +34,10 @@ from training.tables import StreamSamples, TableSamples, open_table
 NETWORK = (64, 48)
 
 
+def first_draw(sample, rng):
+    return {"chance": rng.random()}
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("tree"), suffix=".jpg")
@@ -618,6 +622,19 @@ def test_workers_do_not_change_batches(tree):
     dataset = TrainingSet(FolderTree(tree, "segmentation"), augment, 5)
     dataset.set_epoch(1)
     assert np.array_equal(dataset[4]["image"], dataset[1, 4]["image"]) and len(dataset) == 8
+
+
+@pytest.mark.parametrize("method", ("fork", "spawn"))
+def test_workers_that_live_on_see_the_next_epoch(tree, method):
+    dataset = TrainingSet(FolderTree(tree, "depth"), first_draw, 5)
+    options = dict(num_workers=1, persistent_workers=True, multiprocessing_context=method)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, **options)
+    seen = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        seen.append([sample["chance"] for sample in loader])
+        assert seen[-1] == [dataset[epoch, index]["chance"] for index in range(8)]
+    assert seen[0] != seen[1]
 
 
 def test_signals_to_the_whole_group_leave_workers_alone(tree):
