@@ -478,7 +478,10 @@ def test_misspelt_sources(data, monkeypatch):
             open_source(source, "train", False, 0)
         assert "could not be read either (ConnectionError" in str(caught.value)
         assert ("did you mean 'photos'" in str(caught.value)) == (source == "photoz")
-    for message, hint in (("share the same prefix or the same types", "Copy the tars"), ("Unknown split", "^Unknown")):
+    for message, hint in (
+        ("share the same prefix or the same types", "Copy the tars"),
+        ("Unknown split", "owner/name: Unknown split Name another split"),
+    ):
 
         def refuse(source, message=message, **_):
             raise ValueError(message)

@@ -421,3 +421,12 @@ def test_the_rim_points_out_and_ends_at_the_border():
     rim, outward, width = rim_of(mask)
     assert width == 1.5 and rim[20, 5] and rim[20, 24] and rim[10, 15] and not rim[39, 15]
     assert outward[20, 5, 0] < -0.9 and outward[20, 24, 0] > 0.9 and outward[10, 15, 1] < -0.9
+
+
+def test_people_of_another_category(tree, capsys):
+    def rename(content):
+        content["categories"] = [{"id": 1, "name": "Human"}, {"id": 2, "name": "person"}]
+
+    change_people(tree, rename)
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and "holds nobody to train on: 6 of categories that are no people" in report["problems"][0]

@@ -152,6 +152,12 @@ def test_face_synthetics(tmp_path):
     assert isinstance(samples, FaceSynthetics) and len(samples) == 3
     np.testing.assert_array_equal(samples[2]["segmentation_map"], person(2)["segmentation_map"])
     assert samples.path(2).name == "000002.png"
+    for path in sorted(tmp_path.iterdir()):
+        path.rename(path.with_suffix(".PNG"))
+    samples = open_samples(str(tmp_path), "segmentation", class_layout("face_synthetics19"))
+    np.testing.assert_array_equal(samples[2]["segmentation_map"], person(2)["segmentation_map"])
+    for path in sorted(tmp_path.iterdir()):
+        path.rename(path.with_suffix(".png"))
     (tmp_path / "000001.png").unlink()
     with pytest.raises(FileNotFoundError, match="1 of 3 label maps are alone: 000001_seg.png"):
         FaceSynthetics(tmp_path)
@@ -342,6 +348,13 @@ def test_tables_of_people(tmp_path):
     )
     with pytest.raises(BadSampleError, match="NaN or infinite"):
         open_table(nan, "pose", num_labels=5)
+
+
+def test_a_missing_split_is_of_the_data(tmp_path):
+    (tmp_path / "p").mkdir()
+    table("depth").to_parquet(tmp_path / "p" / "train.parquet")
+    with pytest.raises(ValueError, match=r"p: .*split.*val"):
+        open_samples(str(tmp_path / "p"), "depth", split="val")
 
 
 def test_boxes_of_tables_are_clipped():

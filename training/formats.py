@@ -65,6 +65,7 @@ LABEL_FOLDERS = {
     "depth": ("depths/{split}", "{split}/depths", "depths", "depth"),
     "normal": ("normals/{split}", "{split}/normals", "normals", "normal"),
 }
+FACE_LABELS = "*_seg.[pP][nN][gG]"
 MASK_FOLDERS = ("masks/{split}", "{split}/masks", "masks", "mask")
 # A split as a word of a file's name: "train2017", "val", "validation".
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?:id|idation|ing)?(?![a-z])")
@@ -143,6 +144,7 @@ class CocoKeypoints:
             "crowds": is_crowd.sum(),
             "without a labelled keypoint": (~is_crowd & ~is_labelled).sum(),
             "with an empty box": (~is_box).sum(),
+            "of categories that are no people": len(data["annotations"]) - len(annotations),
         }
         self.left_out = Counter({reason: int(count) for reason, count in left_out.items() if count})
         if not is_box.any():
@@ -328,11 +330,11 @@ class FaceSynthetics:
 
     def __init__(self, root: str | Path, num_labels: int | None = 19, ignore_index: int = 255):
         self.root, self.num_labels, self.ignore_index = Path(root), num_labels, ignore_index
-        if next(self.root.glob("*_seg.png"), None) is None:
+        if next(self.root.glob(FACE_LABELS), None) is None:
             raise FileNotFoundError(f"{self.root} holds no *_seg.png: expected NNNNNN.png with NNNNNN_seg.png.")
         files = files_by_stem(self.root, image_suffixes())
-        labels = {name.removesuffix("_seg.png"): name for name in files.values() if name.endswith("_seg.png")}
-        images = {stem: name for stem, name in files.items() if not name.endswith("_seg.png")}
+        labels = {stem[: -len("_seg")]: name for stem, name in files.items() if name.lower().endswith("_seg.png")}
+        images = {stem: name for stem, name in files.items() if not name.lower().endswith("_seg.png")}
         for kind, have, lack in (("images", images, labels), ("label maps", labels, images)):
             alone = sorted(have[stem] for stem in have.keys() - lack.keys())
             if alone:

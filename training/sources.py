@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from .formats import CocoKeypoints, FaceSynthetics, FolderTree, Sample, SampleList, image_suffixes, splits_named
+from .formats import (
+    FACE_LABELS,
+    CocoKeypoints,
+    FaceSynthetics,
+    FolderTree,
+    Sample,
+    SampleList,
+    image_suffixes,
+    splits_named,
+)
 from .layouts import ClassLayout, KeypointLayout
 from .tables import StreamSamples, is_saved_table, open_table
 
@@ -132,7 +141,7 @@ def _open_folder(
     if task == "pose":
         count = _count(num_labels)
         return CocoKeypoints(_annotation_file(path, split, count), count, image_folder, names)
-    if task == "segmentation" and next(path.glob("*_seg.png"), None) is not None:
+    if task == "segmentation" and next(path.glob(FACE_LABELS), None) is not None:
         return FaceSynthetics(path, num_labels, ignore_index)
     return FolderTree(path, task, split, num_labels, ignore_index)
 

@@ -274,6 +274,10 @@ def load_table(source: str, split: str, streaming: bool) -> Any:
             f"There is no file or folder {source} here{nearest(source)}. As the id of a data set on the Hub it could "
             f"not be read either ({type(error).__name__}: {error})."
         ) from error
+    except ValueError as error:
+        if not str(error).startswith("Unknown split"):
+            raise
+        raise ValueError(f"{source}: {error} Name another split.") from error
 
 
 def _of_split(table: Any, split: str, name: str) -> Any:
