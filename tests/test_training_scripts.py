@@ -523,7 +523,7 @@ def test_options_that_cannot_work(more, message):
         (["--max_steps", "0"], "--max_steps is 0; expected at least 1"),
         (["--max_train_samples", "-1"], "--max_train_samples is -1"),
         (["--max_eval_samples", "0"], "--max_eval_samples is 0"),
-        (["--learning_rate", "-1"], "--learning_rate is -1.0; expected a number above 0"),
+        (["--learning_rate", "-1"], "--learning_rate is -1.0; expected a number, not below 0"),
         (["--lora_r", "2", "--freeze_layers", "-1"], "leaves no block for the adapters"),
     ],
 )

@@ -195,8 +195,8 @@ def check_options(options: OptionsType) -> OptionsType:
     for name in ("max_steps", "max_train_samples", "max_eval_samples", "samples_per_epoch"):
         if getattr(options, name, None) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected at least 1, or leave it out.")
-    if not options.learning_rate > 0:
-        raise ValueError(f"--learning_rate is {options.learning_rate}; expected a number above 0.")
+    if not 0 <= options.learning_rate < float("inf"):
+        raise ValueError(f"--learning_rate is {options.learning_rate}; expected a number, not below 0.")
     source = getattr(options, "model_name_or_path", None)
     if source and Path(source).is_dir() and Path(source).resolve() == Path(options.output_dir).resolve():
         raise ValueError(f"--output_dir is {source}, the model to start from, which the run would overwrite.")
