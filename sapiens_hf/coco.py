@@ -139,7 +139,7 @@ def read_own_labels(path: str | Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{path}: names is {names!r:.80}; expected a list of texts, one per label.")
     if kind == "classes" and len(names) > 255:
         raise ValueError(
-            f"{path}: names holds {len(names)} classes; label maps of 8 bits have at most 255 and 255 itself."
+            f"{path}: names holds {len(names)} classes; expected at most 255, the labels 0 to 254 of 8-bit maps."
         )
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:

@@ -271,6 +271,9 @@ def test_keypoints_in_another_order(tree, capsys):
     names = json.loads((tree / "keypoints.layout.json").read_text())["names"]
     change_people(tree, lambda content: content["categories"][0].update(keypoints=[name.title() for name in names]))
     assert run(capsys, tree, "pose")[0] == 0
+    other = {"id": 2, "name": "animal", "keypoints": names[::-1]}  # whose order is nobody's
+    change_people(tree, lambda content: content["categories"].append(other))
+    assert run(capsys, tree, "pose")[0] == 0
     swapped = [names[1], names[0], *names[2:]]
     change_people(tree, lambda content: content["categories"][0].update(keypoints=swapped))
     status, report = run(capsys, tree, "pose")
@@ -285,7 +288,7 @@ def test_subfolders_are_not_read_in_silence(tree, capsys, caplog):
             path.rename(tree / kind / "second" / path.name)
     _, report = run(capsys, tree, "segmentation")
     assert report["facts"]["samples looked at"] == 3
-    assert "3 files are used" in caplog.text and "second and the like hold 3 more" in caplog.text
+    assert "3 files are used. The 3 in folders below it are not read" in caplog.text
 
 
 def test_people(tree, capsys):

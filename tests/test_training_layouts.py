@@ -101,7 +101,7 @@ def test_a_keypoint_file(tmp_path):
             "class_weights is .*none below 0",
         ),
         (class_layout, {"names": NAMES, "class_weights": [0, 0, 0, 0, 0]}, "class_weights is .*not all 0"),
-        (class_layout, {"names": [f"class {i}" for i in range(256)]}, "names holds 256 classes; label maps of 8 bits"),
+        (class_layout, {"names": [f"class {i}" for i in range(256)]}, "names holds 256 classes; expected at most 255"),
         (class_layout, {"names": NAMES, "class_weights": 2}, "class_weights is 2; expected a list of numbers"),
         (class_layout, {"names": NAMES, "class_weights": [1, 1, -1, 1, 1]}, "class_weights is .*a list of numbers"),
         (class_layout, {"names": NAMES, "ignore_index": "255"}, "ignore_index is '255'; expected a label"),

@@ -350,6 +350,11 @@ def test_going_back_sets_later_checkpoints_aside(data, tmp_path, caplog):
     assert checkpoints.checkpoints(run) == [checkpoint_folder(run, 2), checkpoint_folder(run, 3)]
     assert (run / "checkpoints" / "step-00000006.aside" / "model.safetensors").is_file()
     assert "The run goes back to step 2" in caplog.text
+    train_depth(arguments("depth", data, run, *back[:2], steps=3))  # once more: what was set aside stays
+    aside = sorted(path.name for path in (run / "checkpoints").glob("*.aside*"))
+    assert aside == ["step-00000003.aside", "step-00000004.aside", "step-00000006.aside"]
+    train_depth(arguments("depth", data, run, *back[:2], steps=3))
+    assert (run / "checkpoints" / "step-00000003.aside-2").is_dir()
     train_depth(arguments("depth", data, run, "--resume_from_checkpoint", "latest", steps=5))
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5]
     caplog.clear()
@@ -393,6 +398,13 @@ def test_a_run_without_one_usable_step_has_no_result(data, tmp_path, monkeypatch
     with pytest.raises(TrainingStoppedError, match="Not one of 2 steps"):
         train_depth(arguments("depth", data, tmp_path / "run", steps=2))
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_start_that_failed_leaves_no_record(data, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        train_depth(arguments("depth", data / "peple", tmp_path / "run", steps=2))
+    train_depth(arguments("depth", data, tmp_path / "run", "--seed", "7", steps=2))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["options"]["seed"] == 7
 
 
 def test_a_warm_up_longer_than_the_run_is_said(data, tmp_path, caplog):

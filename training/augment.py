@@ -223,7 +223,7 @@ def augment_dense(
     # Output pixel -> before the flip -> before the rotation -> in the crop -> in the zoomed image -> in the image.
     to_view = (rotate(-angle_deg, size) if is_rotated else np.eye(3)) @ (mirror(size[1]) if is_flipped else np.eye(3))
     to_image = resize(image.shape[:2], zoomed) @ shift(left, top)
-    result: Sample = {**sample, "name": sample.get("name", ""), "image": image}
+    result: Sample = {**sample, "image": image}
     if crop_size != size:
         result, to_image = _sample_maps(result, to_image, crop_size), np.eye(3)
     result = _sample_maps(result, to_image @ resize(crop_size, size) @ to_view, size)

@@ -28,13 +28,13 @@ def distort_dense(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         picture = _brightness(picture, rng)
     contrast_first = rng.random() < 0.5
     if contrast_first and rng.random() < 0.5:
-        picture = _contrast(picture, rng)
+        picture = _contrast(picture, rng.uniform(*CONTRAST))
     if rng.random() < 0.5:
         picture = _hue_saturation(picture, rng.uniform(*SATURATION), 0)
     if rng.random() < 0.5:
         picture = _hue_saturation(picture, 1.0, int(rng.integers(*HUE_STEPS)))
     if not contrast_first and rng.random() < 0.5:
-        picture = _contrast(picture, rng)
+        picture = _contrast(picture, rng.uniform(*CONTRAST))
     return np.asarray(picture)
 
 
@@ -51,14 +51,14 @@ def distort_pose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         picture = _brightness(picture, rng)
     contrast = rng.uniform(*CONTRAST) if rng.random() < 0.25 else None
     if contrast is not None:
-        picture = _look_up(picture, LEVELS * contrast)
+        picture = _contrast(picture, contrast)
     mode = int(rng.integers(4))
     saturation = rng.uniform(*SATURATION) if mode in (1, 3) else 1.0
     hue = int(rng.integers(*HUE_STEPS)) if mode in (2, 3) else 0
     if mode:
         picture = _hue_saturation(picture, saturation, hue, wrap=256)
     if contrast is not None:
-        picture = _look_up(picture, LEVELS * contrast)
+        picture = _contrast(picture, contrast)
     values = np.asarray(picture)
     if rng.random() < 0.5:
         values = np.ascontiguousarray(values[..., rng.permutation(3)])
@@ -89,8 +89,8 @@ def _brightness(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return _look_up(picture, LEVELS + rng.uniform(-BRIGHTNESS_LEVELS, BRIGHTNESS_LEVELS))
 
 
-def _contrast(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _look_up(picture, LEVELS * rng.uniform(*CONTRAST))
+def _contrast(picture: Image.Image, factor: float) -> Image.Image:
+    return _look_up(picture, LEVELS * factor)
 
 
 def _hue_saturation(picture: Image.Image, saturation: float, hue_steps: int, wrap: int = 180) -> Image.Image:

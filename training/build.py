@@ -34,7 +34,8 @@ TINY_HEADS = {
     "depth": dict(deconv_out_channels=[64, 48, 32, 16], conv_out_channels=[16, 16]),
     "normal": dict(deconv_out_channels=[64, 48, 32], conv_out_channels=[32, 32]),
 }
-ENCODER_CLASSES = ("SapiensModel", "SapiensForPreTraining", "SapiensBackbone")
+# Fields that no module reads when it is made: they can be set on a loaded model.
+LOSS_FIELDS = ("flip_pairs", "keypoint_loss_top_k", "semantic_loss_class_weights", "semantic_loss_ignore_index")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 
 
@@ -58,7 +59,7 @@ def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None
     if options.attn_implementation:
         kwargs["attn_implementation"] = options.attn_implementation
     if options.model_name_or_path:
-        config_only = {name: fields.pop(name) for name in _training_fields() if name in fields}
+        config_only = {name: fields.pop(name) for name in LOSS_FIELDS if name in fields}
         model = _load(model_class, options, fields, kwargs)
         for name, value in config_only.items():
             setattr(model.config, name, value)
@@ -117,8 +118,7 @@ def _has_processor(source: str) -> bool:
     """Whether a folder or a repository of the Hub holds a processor; Meta's own have none."""
     if Path(source).exists():
         return (Path(source) / IMAGE_PROCESSOR_NAME).is_file()
-    is_original = sapiens_hf.SapiensModel._is_original_source
-    if is_original is not None and is_original(source):
+    if _is_original(source):
         return False
     return cached_file(source, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is not None
 
@@ -182,8 +182,7 @@ def _new_config(options: RunOptions, fields: dict[str, Any]) -> SapiensConfig:
 
 def _load(model_class: Any, options: RunOptions, fields: dict[str, Any], kwargs: dict[str, Any]) -> Any:
     logger.info(f"Loading {options.model_name_or_path} into {model_class.__name__}.")
-    is_original = model_class._is_original_source
-    if is_original is None or not is_original(options.model_name_or_path):
+    if not _is_original(options.model_name_or_path):
         fields = {"use_cls_token": False, **fields}  # Meta's own files lose it and find their padding on their own
         encoder = _encoder_fields(options.model_name_or_path)
         if encoder:
@@ -191,13 +190,20 @@ def _load(model_class: Any, options: RunOptions, fields: dict[str, Any], kwargs:
     return model_class.from_pretrained(options.model_name_or_path, dtype=torch.float32, **fields, **kwargs)
 
 
+def _is_original(source: Any) -> bool:
+    is_original = sapiens_hf.SapiensModel._is_original_source
+    return is_original is not None and is_original(source)
+
+
 def _encoder_fields(source: str) -> dict[str, Any]:
     """The configuration of a checkpoint before any task, empty for others; a missing one is left to the loader."""
+    from sapiens_hf.hub import CLASS_TASKS
+
     try:
         stored, _ = SapiensConfig.get_config_dict(source)
     except OSError:
         return {}
-    return stored if (stored.get("architectures") or [None])[0] in ENCODER_CLASSES else {}
+    return stored if CLASS_TASKS.get((stored.get("architectures") or [""])[0]) in ("encoder", "pretraining") else {}
 
 
 def _paper_padding(options: RunOptions, fields: dict[str, Any]) -> int:
@@ -208,11 +214,6 @@ def _paper_padding(options: RunOptions, fields: dict[str, Any]) -> int:
 
 def _config_fields() -> list[str]:
     return [field.name for field in dataclasses.fields(SapiensConfig)]
-
-
-def _training_fields() -> tuple[str, ...]:
-    """Fields that no module reads when it is made: they can be set on a loaded model."""
-    return ("flip_pairs", "keypoint_loss_top_k", "semantic_loss_class_weights", "semantic_loss_ignore_index")
 
 
 def check_size(options: RunOptions) -> None:

@@ -103,8 +103,10 @@ def set_aside_later(run_folder: Path, step: int) -> None:
     """Give checkpoints later than a step another name: a run that goes back there makes others of these steps."""
     for path in checkpoints(run_folder):
         if path > checkpoint_folder(run_folder, step):
-            place = path.with_name(path.name + ASIDE)
-            shutil.rmtree(place, ignore_errors=True)
+            place, number = path.with_name(path.name + ASIDE), 1
+            while place.exists():  # the run went back before
+                number += 1
+                place = path.with_name(f"{path.name}{ASIDE}-{number}")
             path.rename(place)
             logger.warning(f"The run goes back to step {step}: {path} is now {place.name}. Remove it if you like.")
 

@@ -94,7 +94,7 @@ class TrainingSet(Dataset):
                 error = caught
                 logger.warning_once(f"Skipped: {caught}")
             else:
-                if self.min_visible == 0 or num_targets(sample, *self.targets) >= self.min_visible:
+                if shows_enough(sample, self.min_visible, *self.targets):
                     return sample
             index = int(rng.integers(len(self.samples)))
         raise BadSampleError(_none_usable(self.min_visible, error))
@@ -102,7 +102,8 @@ class TrainingSet(Dataset):
 
 def _none_usable(min_visible: int, last: Any, count: int = MAX_ATTEMPTS) -> str:
     """The message for a data set that is no data set."""
-    why = f"fewer than {min_visible} labelled keypoints in the crop, or broken" if min_visible else "broken"
+    fewer = f"fewer than {min_visible} labelled keypoints in the crop (--min_visible), or broken"
+    why = fewer if min_visible else "broken"
     return (
         f"{count} samples in a row could not be used ({why}).{f' The last one: {last}' if last else ''} Look at the "
         "data with `python -m training.check_data`."
@@ -116,6 +117,11 @@ def num_targets(sample: Sample, heatmap_sigma: float = 6.0, heatmap_downscale: i
     heatmap_size = (size[0] // heatmap_downscale, size[1] // heatmap_downscale)
     on_map = is_on_heatmap(keypoints[None, :, :2], size, heatmap_size, heatmap_sigma)
     return int((on_map[0] & (keypoints[:, 2] > 0)).sum())
+
+
+def shows_enough(sample: Sample, min_visible: int, heatmap_sigma: float, heatmap_downscale: int) -> bool:
+    """Whether a crop has the targets it needs; samples of other tasks need none."""
+    return min_visible == 0 or num_targets(sample, heatmap_sigma, heatmap_downscale) >= min_visible
 
 
 class StreamingSet(IterableDataset):
@@ -202,8 +208,7 @@ class StreamingSet(IterableDataset):
         except BadSampleError as error:
             self._skip(error)
             return None
-        is_shown = self.min_visible == 0 or num_targets(augmented, *self.targets) >= self.min_visible
-        return (sample, augmented) if is_shown else None
+        return (sample, augmented) if shows_enough(augmented, self.min_visible, *self.targets) else None
 
     def _skip(self, error: BadSampleError) -> None:
         if not self.skip_bad:

@@ -99,9 +99,9 @@ class PoseEvaluator(Evaluator):
             self.measure(person["keypoints"].cpu().numpy(), sample["keypoints"], np.hypot(*sample["box"][2:]))
 
     def measure(self, points: np.ndarray, truth: np.ndarray, diagonal: float) -> None:
-        """One person: points (num_keypoints, 2), truth (num_keypoints, 3), the box's diagonal in the same pixels."""
-        distances = np.linalg.norm(points - truth[:, :2], axis=1)
-        for place, labelled in ((0, truth[:, 2] > 0), (2, truth[:, 2] >= 2)):
+        """Points (..., num_keypoints, 2), truth (..., num_keypoints, 3), the box's diagonal in the same pixels."""
+        distances = np.linalg.norm(points - truth[..., :2], axis=-1)
+        for place, labelled in ((0, truth[..., 2] > 0), (2, truth[..., 2] >= 2)):
             self.totals[place] += np.sum(labelled & (distances <= self.threshold * diagonal))
             self.totals[place + 1] += np.sum(labelled)
 

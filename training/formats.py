@@ -13,6 +13,7 @@ train wrongly raises `BadSampleError`, which names the file.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -117,9 +118,9 @@ class CocoKeypoints:
         check_coco(data, str(path), image=("id", "file_name"), annotation=("id", "image_id"))
         self.annotation_file = path
         self.num_keypoints = num_keypoints
-        _check_order(path, data.get("categories"), names)
         self.image_folder = _coco_images(path, data["images"]) if image_folder is None else Path(image_folder)
         people = person_categories(data.get("categories"), str(path))
+        _check_order(path, data.get("categories") or (), people, names)
         images = {image["id"]: number for number, image in enumerate(data["images"])}
         self.file_names = [image["file_name"] for image in data["images"]]
         annotations = [entry for entry in data["annotations"] if is_person(entry, people)]
@@ -138,7 +139,9 @@ class CocoKeypoints:
         is_labelled = visible.any(axis=-1) & (points[..., :2].max(axis=(1, 2), initial=0) > 0)
         kept = np.flatnonzero(~is_crowd & is_labelled)
         rows = np.array([images[annotations[place]["image_id"]] for place in kept], dtype=np.int64)
-        boxes = self._clipped_boxes([annotations[place] for place in kept], data["images"])
+        given = self._boxes([annotations[place] for place in kept])
+        image_sizes = _table([(i.get("width", np.inf), i.get("height", np.inf)) for i in data["images"]], 2)
+        boxes = clip_boxes(given, image_sizes[rows])
         is_box = (boxes[:, 2:] > 0).all(axis=-1) & np.isfinite(boxes).all(axis=-1)
         left_out = {
             "crowds": is_crowd.sum(),
@@ -150,11 +153,9 @@ class CocoKeypoints:
         if not is_box.any():
             left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items()) or "it has no annotation"
             raise ValueError(f"{path} holds nobody to train on: {left}.")
-        used = [annotations[place] for place in kept[is_box]]
-        boxes_as_given = _table([read_box(entry, self._where(entry)) for entry in used], 4)
-        ends = boxes_as_given[:, :2] + boxes_as_given[:, 2:]
-        self.num_overhanging = int((ends > self._sizes(used, data["images"]) + OVERHANG_PX).any(axis=1).sum())
-        self.sizes = {number: (image.get("width"), image.get("height")) for number, image in enumerate(data["images"])}
+        overhangs = (given[:, :2] + given[:, 2:] > image_sizes[rows] + OVERHANG_PX).any(axis=1)
+        self.num_overhanging = int(overhangs[is_box].sum())
+        self.image_sizes = image_sizes
         self.ids = [annotations[place]["id"] for place in kept[is_box]]
         self.rows = rows[is_box]
         self.boxes = boxes[is_box].astype(np.float32)
@@ -168,12 +169,12 @@ class CocoKeypoints:
         return self.image_folder / self.file_names[self.rows[index]]
 
     def __getitem__(self, index: int) -> Sample:
-        path, size = self.path(index), self.sizes[self.rows[index]]
+        path, (width, height) = self.path(index), self.image_sizes[self.rows[index]]
         image = read_rgb(path)
-        if None not in size and image.shape[1::-1] != size:
+        if np.isfinite([width, height]).all() and image.shape[:2] != (height, width):
             raise BadSampleError(
                 f"{path} has {image.shape[1]} x {image.shape[0]} pixels upright, but {self.annotation_file} says "
-                f"{size[0]} x {size[1]}: boxes and keypoints are not those of this image."
+                f"{width:g} x {height:g}: boxes and keypoints are not those of this image."
             )
         return {
             "name": f"{path}, annotation {self.ids[index]}",
@@ -202,27 +203,18 @@ class CocoKeypoints:
             )
         return np.zeros(3 * self.num_keypoints)
 
-    def _clipped_boxes(
-        self, annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
-    ) -> np.ndarray:
-        """COCO boxes (num_people, 4), clipped to their images."""
+    def _boxes(self, annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """COCO boxes (num_people, 4) as the file has them."""
         for entry in annotations:
             require(entry, ("bbox",), self._where(entry))
-        boxes = _table([read_box(entry, self._where(entry)) for entry in annotations], 4)
-        return clip_boxes(boxes, self._sizes(annotations, images))
-
-    @staticmethod
-    def _sizes(annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Width and height (num_people, 2) of their images, infinite where the file has none."""
-        sizes = {image["id"]: (image.get("width", np.inf), image.get("height", np.inf)) for image in images}
-        return _table([sizes[entry["image_id"]] for entry in annotations], 2)
+        return _table([read_box(entry, self._where(entry)) for entry in annotations], 4)
 
 
-def _check_order(path: Path, categories: Any, names: Sequence[str]) -> None:
-    """Refuse a file whose own list of keypoints has the model's names in other places."""
+def _check_order(path: Path, categories: Sequence[Mapping[str, Any]], people: set[Any], names: Sequence[str]) -> None:
+    """Refuse a file whose own list of people's keypoints has the model's names in other places."""
     wanted = [_folded(name) for name in names]
-    for category in categories or ():
-        own = category.get("keypoints") if isinstance(category, Mapping) else None
+    for category in categories:
+        own = category.get("keypoints") if is_person({"category_id": category["id"]}, people) else None
         if not isinstance(own, list) or len(own) != len(names) or not all(isinstance(name, str) for name in own):
             continue
         for place, name in enumerate(map(_folded, own)):
@@ -395,15 +387,16 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
         FileNotFoundError: if there is no such file.
         ValueError: if two files have the same stem.
     """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
-    nested = [path for path in folder.glob("*/**/*") if path.suffix.lower() in suffixes and path.is_file()]
-    unread = f"{nested[0].parent if nested else folder} and the like hold {len(nested)} more; subfolders are not read"
+    with os.scandir(folder) as entries:  # which knows what is a folder without another look at each of many files
+        found = [(Path(entry), entry.is_dir()) for entry in entries]
+    files = [path for path, is_folder in found if not is_folder and path.suffix.lower() in suffixes]
+    below = [each for path, is_folder in found if is_folder for each in path.rglob("*")]
+    unread = sum(path.suffix.lower() in suffixes for path in below)
+    hint = f" The {unread} in folders below it are not read: move them up." if unread else ""
     if not files:
-        raise FileNotFoundError(
-            f"{folder} holds no file with one of {_first(suffixes, 10)}.{f' {unread}.' if nested else ''}"
-        )
-    if nested:
-        logger.warning(f"{folder}: {len(files)} files are used. {unread}: move their files up.")
+        raise FileNotFoundError(f"{folder} holds no file with one of {_first(suffixes, 10)}.{hint}")
+    if unread:
+        logger.warning(f"{folder}: {len(files)} files are used.{hint}")
     repeated = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
     if repeated:
         raise ValueError(f"{folder} holds several files named {min(repeated)}; keep one of each name.")

@@ -64,8 +64,10 @@ def make_job(options: RunOptions) -> Job:
     )
     wrong = None
     if not isinstance(samples, StreamSamples):
-        wrong = check_axes(samples) if options.task == "normal" else None
-        wrong = check_labels(samples, layout) if isinstance(layout, ClassLayout) else wrong
+        if options.task == "normal":
+            wrong = check_axes(samples)
+        elif isinstance(layout, ClassLayout):
+            wrong = check_labels(samples, layout)
     if wrong:
         wrong = (
             f"{options.train_data}: {wrong} `python -m training.check_data {options.train_data} --task "
@@ -130,7 +132,9 @@ def make_augment(options: RunOptions, size: tuple[int, int], layout: KeypointLay
     known = [field.name for field in dataclasses.fields(usual)]
     changes = parse_values(options.augmentation, known, "--augmentation")
     for name, value in changes.items():
-        _check_value(name, value, getattr(usual, name))
+        expected = getattr(usual, name)
+        if not _is_like(value, expected) and not (name == "max_class_share" and value is None):  # no limit
+            raise ValueError(f"--augmentation {name} is {value!r}; expected something like {json.dumps(expected)}.")
     changed = dataclasses.replace(usual, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     if isinstance(changed, PoseAugmentation):
         chosen = changed if options.augment else NO_POSE_AUGMENTATION
@@ -144,15 +148,13 @@ def make_augment(options: RunOptions, size: tuple[int, int], layout: KeypointLay
     return partial(augment_dense, size=size, options=changed, **settings)
 
 
-def _check_value(name: str, value: Any, usual: Any) -> None:
-    """Refuse what is of another kind than the usual value of an augmentation."""
-    kinds: Any = (bool,) if isinstance(usual, bool) else (int, float)
-    values = value if isinstance(usual, tuple) and isinstance(value, list) else [value]
-    is_pair = not isinstance(usual, tuple) or (isinstance(value, list) and len(value) == len(usual))
-    is_kind = all(isinstance(each, kinds) and isinstance(each, bool) == isinstance(usual, bool) for each in values)
-    if not (is_pair and is_kind) and not (value is None and name == "max_class_share"):
-        expected = json.dumps(usual if usual is not None else 0.75)
-        raise ValueError(f"--augmentation {name} is {value!r}; expected something like {expected}.")
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value is of the kind of another: a list of as many numbers, a truth value, or a number."""
+    if isinstance(usual, tuple):
+        return isinstance(value, list) and len(value) == len(usual) and all(_is_like(each, 0.0) for each in value)
+    if isinstance(usual, bool) or isinstance(value, bool):
+        return isinstance(usual, bool) and isinstance(value, bool)
+    return isinstance(value, int | float)
 
 
 def make_evaluator(options: RunOptions, processor: Any, layout: Any, config: Any) -> Evaluator:

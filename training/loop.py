@@ -102,7 +102,7 @@ class Job:
 
 
 def start(options: RunOptions) -> Accelerator:
-    """The Accelerator of a run, and its folder with `run.json`."""
+    """The Accelerator of a run, and its folder, which holds no other run or one that goes on."""
     folder = Path(options.output_dir)
     compiled = TorchDynamoPlugin(backend=options.torch_compile) if options.torch_compile else None  # type: ignore[arg-type]
     accelerator = Accelerator(
@@ -121,8 +121,6 @@ def start(options: RunOptions) -> Accelerator:
                 f"{folder} already holds a run. Go on with --resume_from_checkpoint latest, or give another "
                 "--output_dir."
             )
-        if not (folder / RUN_FILE).exists():  # that of a run that goes on is written when its checkpoint has been read
-            write_run(folder, options, accelerator)
     accelerator.wait_for_everyone()
     if options.report_to:
         plain = {
@@ -139,7 +137,7 @@ def write_run(folder: Path, options: RunOptions, accelerator: Accelerator) -> No
     write_json(folder / RUN_FILE, {"options": dataclasses.asdict(options), **processes, **describe_code()})
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path, folder: Path, options: RunOptions) -> None:
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, options: RunOptions) -> None:
     """Read weights and optimiser.
 
     Raises:
@@ -210,15 +208,14 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size
     model, optimizer = accelerator.prepare(job.model, optimizer)
     if checkpoint:
-        load_checkpoint(accelerator, checkpoint, folder, options)
-    if accelerator.is_main_process:
+        load_checkpoint(accelerator, checkpoint, options)
+    if accelerator.is_main_process:  # nothing of an earlier run is touched before its checkpoint has been read
         set_aside_later(folder, state.step)
-        if options.resume_from_checkpoint is not None:
-            write_run(folder, options, accelerator)
+        write_run(folder, options, accelerator)
     accelerator.wait_for_everyone()
     if state.step >= plan.num_steps:
         logger.warning(f"Nothing to train: the checkpoint is of step {state.step}, the run of {plan.num_steps} steps.")
-    elif options.warmup_steps >= plan.num_steps:
+    elif options.warmup_steps > plan.num_steps:
         logger.warning(
             f"The warm-up of {options.warmup_steps} steps is longer than the run of {plan.num_steps}: the learning "
             "rate never reaches --learning_rate. Give fewer --warmup_steps, or train longer."

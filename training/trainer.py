@@ -76,16 +76,13 @@ class TrainerMetrics:
         return {"crop_pck": results["pck"]} if self.task == "pose" else results
 
     def _pose(self, points: Tensor, heatmaps: Tensor) -> None:
-        # A keypoint is where its bump is, and not labelled where the map is empty. A peak on the border is the edge of
-        # a bump whose keypoint lies outside.
+        # A keypoint is where its bump is, and not labelled where the map is empty. The edge of a bump whose keypoint
+        # lies outside has its peak on the border, and is decoded beyond it.
         truth, peaks = decode_heatmaps(heatmaps.float())
-        flat, (height, width) = heatmaps.flatten(2).argmax(dim=-1), heatmaps.shape[-2:]
-        row, column = flat // width, flat % width
-        inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
-        rows = torch.cat([truth, ((peaks > 0) & inside)[..., None] * 1.0], dim=-1).numpy()
-        diagonal = float(np.hypot(*heatmaps.shape[-2:])) / BOX_PADDING
-        for person, expected in zip(points.numpy(), rows, strict=True):
-            self.evaluator.measure(person, expected, diagonal)
+        height, width = heatmaps.shape[-2:]
+        inside = ((truth > 0) & (truth < truth.new_tensor([width - 1, height - 1]))).all(dim=-1)
+        rows = torch.cat([truth, ((peaks > 0) & inside)[..., None] * 1.0], dim=-1)
+        self.evaluator.measure(points.numpy(), rows.numpy(), np.hypot(height, width) / BOX_PADDING)
 
     def _segmentation(self, predicted: Tensor, labels: Tensor) -> None:
         for one, truth in zip(predicted.numpy(), labels.numpy(), strict=True):

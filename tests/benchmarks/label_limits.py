@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sapiens_hf import SapiensImageProcessor
 from sapiens_hf.modeling_sapiens import SapiensNormalEstimationOutput
 from training.evaluators import NormalEvaluator, SegmentationEvaluator
+from training.layouts import class_layout
 from training.sources import open_samples
 
-NUM_LABELS = 28
+LAYOUT = class_layout("goliath28")
 
 
 def main() -> None:
@@ -28,10 +29,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(64, 48), help="height and width of a head's maps")
     options = parser.parse_args()
     processor = SapiensImageProcessor()
-    parts, normals = SegmentationEvaluator(processor, NUM_LABELS), NormalEvaluator(processor)
-    for sample in open_samples(str(options.data), "segmentation"):
+    parts, normals = (
+        SegmentationEvaluator(processor, len(LAYOUT.names), LAYOUT.ignore_index),
+        NormalEvaluator(processor),
+    )
+    for sample in open_samples(str(options.data), "segmentation", LAYOUT):
         truth = torch.as_tensor(sample["segmentation_map"]).long()
-        maps = one_hot(truth.where(truth < NUM_LABELS, 0), NUM_LABELS).permute(2, 0, 1)[None].float()
+        maps = one_hot(truth.where(truth != LAYOUT.ignore_index, 0), len(LAYOUT.names)).permute(2, 0, 1)[None].float()
         parts.add(SemanticSegmenterOutput(logits=interpolate(maps, options.size, mode="area")), [sample])
     for sample in open_samples(str(options.data), "normal"):
         maps = torch.as_tensor(sample["normals"]).permute(2, 0, 1)[None].float()
