@@ -69,6 +69,7 @@ def test_coco_people_that_do_not_count(tmp_path):
         "crowds": 1,
         "without a labelled keypoint": 2,
         "with an empty box": 2,
+        "of categories that are no people": 1,
     }
     np.testing.assert_array_equal(samples.boxes, [[0, 0, 39, 16]])  # clipped to the last pixel centres
     with pytest.raises(ValueError, match="nobody to train on: 1 crowds"):
