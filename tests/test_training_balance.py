@@ -61,7 +61,7 @@ def test_several_classes():
 
 def test_only_the_last_bias_changes(tmp_path, capsys):
     output = tmp_path / "balanced"
-    given = ["--model", str(MODEL), "--data", str(PEOPLE), "--max_samples", "4", "--output_dir", str(output)]
+    given = [str(MODEL), "--data", str(PEOPLE), "--max_samples", "4", "--output_dir", str(output)]
     scores = main(given)
     assert scores["after"] > scores["before"] and f"{scores['after']:.4f}" in capsys.readouterr().out
     before, after = (SapiensForSemanticSegmentation.from_pretrained(path).state_dict() for path in (MODEL, output))
@@ -73,7 +73,7 @@ def test_only_the_last_bias_changes(tmp_path, capsys):
 
 def test_large_inputs_give_a_part_of_their_pixels(monkeypatch, tmp_path):
     monkeypatch.setattr("training.balance.MAX_PIXELS", 20_000)
-    given = ["--model", str(MODEL), "--data", str(PEOPLE), "--max_samples", "3", "--output_dir", str(tmp_path / "a")]
+    given = [str(MODEL), "--data", str(PEOPLE), "--max_samples", "3", "--output_dir", str(tmp_path / "a")]
     from training import balance as module
 
     kept = []
@@ -87,4 +87,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="28 classes and lip20 20"):
         balance(model, None, [], class_layout("lip20"))
     with pytest.raises(ValueError, match="at least 1"):
-        main(["--model", str(MODEL), "--data", str(PEOPLE), "--output_dir", "nowhere", "--max_samples", "0"])
+        main([str(MODEL), "--data", str(PEOPLE), "--output_dir", "nowhere", "--max_samples", "0"])

@@ -10,9 +10,9 @@ for it; nothing else changes. Take pictures that the network was not trained on,
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import HfArgumentParser
 
 import sapiens_hf
 
@@ -36,30 +35,25 @@ NUM_ROUNDS = 3
 MAX_PIXELS = 8_000_000  # that are kept, with 28 classes 450 MB: of large inputs a part of each picture
 
 
-@dataclass(frozen=True)
-class BalanceOptions:
-    """Options of balance."""
-
-    model: str = field(metadata={"help": "a segmentation model: folder or Hub id"})
-    data: str = field(metadata={"help": "labelled pictures, as --train_data of the scripts"})
-    output_dir: str = field(metadata={"help": "where the model and its processor are written"})
-    split: str = field(default="val", metadata={"help": "split, where there are several"})
-    class_set: str = field(default="goliath28", metadata={"help": "as in finetune_segmentation"})
-    max_samples: int = field(default=500, metadata={"help": "of the pictures: the first ones"})
-    batch_size: int = field(default=8, metadata={"help": "pictures at a time"})
-
-
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Run from command-line arguments; returns the mean IoU before and after, on the pictures used."""
-    (options,) = HfArgumentParser(BalanceOptions).parse_args_into_dataclasses(arguments)
-    source, output = Path(options.model), Path(options.output_dir)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a segmentation model: folder or Hub id")
+    parser.add_argument("--data", required=True, help="labelled pictures, as --train_data of the scripts")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the model and its processor are written")
+    parser.add_argument("--split", default="val", help="split, where there are several")
+    parser.add_argument("--class_set", default="goliath28", help="as in finetune_segmentation")
+    parser.add_argument("--max_samples", type=int, default=500, help="of the pictures: the first ones")
+    parser.add_argument("--batch_size", type=int, default=8, help="pictures at a time")
+    options = parser.parse_args(arguments)
+    output = options.output_dir
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there already: give another --output_dir.")
     if options.max_samples < 1 or options.batch_size < 1:
         raise ValueError("--max_samples and --batch_size must be at least 1.")
     layout = class_layout(options.class_set)
     samples = open_samples(options.data, "segmentation", layout, options.split, limit=options.max_samples)
-    model = sapiens_hf.SapiensForSemanticSegmentation.from_pretrained(source if source.exists() else options.model)
+    model = sapiens_hf.SapiensForSemanticSegmentation.from_pretrained(options.model)
     processor = sapiens_hf.SapiensImageProcessor.from_pretrained(options.model)
     scores = balance(model, processor, samples, layout, options.batch_size)
     model.save_pretrained(output)

@@ -44,7 +44,7 @@ SIZE = (256, 192)  # of the pictures
 INPUT_SIZE = (128, 96)  # of the networks: a quarter of the work
 PATCH_SIZE = 16  # that of every Sapiens of the paper
 PEOPLE = (1, 2)
-TRAIN_SEED, NUM_TRAIN = 1, 20_000
+TRAIN_SEED, NUM_TRAIN = 1, 10_000
 BALANCE_SEED, NUM_BALANCE = 800_001, 500  # neither to train on nor to score on
 VAL_SEED, NUM_VAL = 900_001, 500
 SEED = 0
@@ -122,9 +122,6 @@ RUNS = {
     "pose": _FineLeg("pose", 12_000, "segmentation"),
     "normal": _FineLeg("normal", 10_000),
     "normal-2": _FineLeg("normal", 11_000, "normal", learning_rate=3e-3),
-    "segmentation-2": _FineLeg("segmentation", 17_000, "pose"),
-    "pose-2": _FineLeg("pose", 11_000, "pose", learning_rate=4e-3),
-    "normal-3": _FineLeg("normal", 8000, "normal-2", learning_rate=2.5e-3),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
 
