@@ -525,6 +525,8 @@ def test_options_that_cannot_work(more, message):
         (["--max_eval_samples", "0"], "--max_eval_samples is 0"),
         (["--learning_rate", "-1"], "--learning_rate is -1.0; expected a number, not below 0"),
         (["--lora_r", "2", "--freeze_layers", "-1"], "leaves no block for the adapters"),
+        (["--max_grad_norm", "-1"], "--max_grad_norm is -1.0; expected 0 or more"),
+        (["--warmup_steps", "-1"], "--warmup_steps is -1; expected 0 or more"),
     ],
 )
 def test_numbers_that_cannot_work(more, message):
@@ -565,6 +567,24 @@ def test_adapters_leave_frozen_blocks_alone():
     trained = {name for name, weights in model.named_parameters() if weights.requires_grad}
     assert any("encoder.layers.2." in name for name in trained)
     assert not any(f"encoder.layers.{number}." in name for name in trained for number in (0, 1))
+
+
+def test_adapters_need_a_block_that_trains():
+    line = ["--train_data", "x", "--output_dir", "y", "--model_size", "tiny", "--lora_r", "2", "--freeze_layers", "6"]
+    with pytest.raises(ValueError, match="--freeze_layers 6 leaves none of 6 blocks for the adapters"):
+        build_model(parse_options(DepthOptions, line))
+
+
+@pytest.mark.parametrize("task, key", [("pose", "keypoint_set"), ("segmentation", "class_set")])
+def test_sides_without_a_partner_are_not_mirrored(data, tmp_path, task, key):
+    name = {"pose": "keypoints", "segmentation": "classes"}[task]
+    labels = json.loads((data / f"{name}.layout.json").read_text())
+    labels["names"] = [name.replace("right_hand", "tail").replace("Right_Arm", "Tail") for name in labels["names"]]
+    (tmp_path / "own.json").write_text(json.dumps(labels))
+    own = [f"--{key}", str(tmp_path / "own.json")]
+    with pytest.raises(ValueError, match="'[lL]eft_(hand|Arm)' of own have a side but no partner"):
+        train(task, data, tmp_path / "run", *own)
+    train(task, data, tmp_path / "run", *own, "--augmentation", "flip_prob=0", steps=1)
 
 
 def test_heatmaps_of_the_processor_are_those_of_the_head():

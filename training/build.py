@@ -145,7 +145,14 @@ def add_lora(model: Any, rank: int, alpha: int | None, first_layer: int = 0) -> 
 
     Raises:
         ImportError: if `peft` is not installed.
+        ValueError: if no block trains.
     """
+    num_layers = model.config.num_hidden_layers
+    if first_layer >= num_layers:  # PEFT takes an empty list of blocks for all of them
+        raise ValueError(
+            f"--freeze_layers {first_layer} leaves none of {num_layers} blocks for the adapters of --lora_r; give one "
+            "of the two, or freeze fewer."
+        )
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -155,7 +162,7 @@ def add_lora(model: Any, rank: int, alpha: int | None, first_layer: int = 0) -> 
         lora_alpha=alpha or 2 * rank,
         target_modules=list(LORA_TARGETS),
         modules_to_save=["head"],
-        layers_to_transform=list(range(first_layer, model.config.num_hidden_layers)) if first_layer else None,
+        layers_to_transform=list(range(first_layer, num_layers)) if first_layer else None,
     )
     return get_peft_model(model, config)
 

@@ -51,6 +51,7 @@ class TrainerState:
         num_bad_steps: unusable losses in a row.
         best_value, best_step: of the best evaluation so far.
         counts: what the run counts over all processes, such as `skipped_steps`.
+        must_evaluate: whether the evaluation of this step is still to come.
     """
 
     step: int = 0
@@ -62,6 +63,7 @@ class TrainerState:
     best_value: float | None = None
     best_step: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    must_evaluate: bool = False
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:
@@ -95,8 +97,30 @@ def find_checkpoint(choice: str | None, run_folder: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainerState:
-    """The state of a checkpoint."""
-    return TrainerState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+    """The state of a checkpoint.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        return TrainerState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:  # no JSON, or other fields
+        raise damaged_checkpoint(checkpoint, error) from error
+
+
+def write_state(run_folder: Path, state: TrainerState) -> None:
+    """Bring the state in the checkpoint of its step, if there is one, up to date."""
+    path = checkpoint_folder(run_folder, state.step) / STATE_FILE
+    if path.is_file():
+        write_json(path, asdict(state))
+
+
+def damaged_checkpoint(checkpoint: Path, error: Exception) -> ValueError:
+    """What to say of a checkpoint that cannot be read."""
+    others = [str(path) for path in checkpoints(checkpoint.parent.parent) if path.name != checkpoint.name]
+    have = f"Others of this run: {', '.join(others)}" if others else "There is no other of this run"
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{checkpoint} is damaged ({said:.200}). {have}; name one as --resume_from_checkpoint.")
 
 
 def set_aside_later(run_folder: Path, step: int) -> None:
@@ -111,8 +135,10 @@ def set_aside_later(run_folder: Path, step: int) -> None:
             logger.warning(f"The run goes back to step {step}: {path} is now {place.name}. Remove it if you like.")
 
 
-def save_checkpoint(accelerator: Any, run_folder: Path, state: TrainerState, keep: int) -> Path:
+def save_checkpoint(accelerator: Any, run_folder: Path, state: TrainerState, keep: int | None) -> Path:
     """Save everything a restart needs, then delete checkpoints older than the newest `keep`. All processes call it.
+
+    With `keep` None none is deleted.
 
     Raises:
         SavingError: if something cannot be written (a full disk); older checkpoints are still there.
@@ -125,7 +151,7 @@ def save_checkpoint(accelerator: Any, run_folder: Path, state: TrainerState, kee
             (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
 
     replace_folder(accelerator, folder, write)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and keep is not None:
         for old in checkpoints(run_folder)[: -max(keep, 1)]:
             shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -212,14 +238,19 @@ def _saving_error(path: Path, error: Exception) -> SavingError:
     )
 
 
-def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines of `metrics.jsonl` up to a step: a restart from there writes the later ones again."""
+def truncate_metrics(path: Path, step: int, with_evaluation: bool = True) -> None:
+    """Keep the lines of `metrics.jsonl` up to a step: a restart from there writes the later ones again.
+
+    Without the evaluation of the step itself where that comes again too.
+    """
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            is_evaluation = any(name.startswith("eval_") for name in values)
+            if values["step"] < step or (values["step"] == step and (with_evaluation or not is_evaluation)):
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             break  # the last line of a killed run may be cut

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 import signal
 import threading
@@ -31,6 +32,7 @@ from .build import merge_lora
 from .checkpoints import (
     TrainerState,
     clean_up,
+    damaged_checkpoint,
     describe_code,
     find_checkpoint,
     naming_what_fails,
@@ -40,6 +42,7 @@ from .checkpoints import (
     set_aside_later,
     truncate_metrics,
     write_json,
+    write_state,
 )
 from .data import Augment, ModelInputs, StepPlan, StreamingSet, TrainingSet, make_loader
 from .evaluators import EvaluationSet, Evaluator, evaluate
@@ -51,6 +54,10 @@ from .tables import StreamSamples
 
 logger = logging.get_logger(__name__)
 
+# What torch says of weights and optimiser states that are whole but another model's.
+MISFIT = re.compile(
+    "size mismatch|(missing|unexpected) key|parameter group|parameters that doesn't match", re.IGNORECASE
+)
 METRICS_FILE, RUN_FILE, RESULTS_FILE, BEST_FOLDER = "metrics.jsonl", "run.json", "results.json", "best"
 
 
@@ -141,11 +148,13 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, options: RunOpti
     """Read weights and optimiser.
 
     Raises:
-        ValueError: if they do not fit; names the options that differ from those of the run.
+        ValueError: if they do not fit; names the options that differ from those of the run. Or if they are damaged.
     """
     try:
         accelerator.load_state(str(checkpoint))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # pickle, zip and safetensors raise their own kinds for a damaged file
+        if not MISFIT.search(str(error)):
+            raise damaged_checkpoint(checkpoint, error) from error
         own = checkpoint.parent.parent / RUN_FILE
         before = json.loads(own.read_text(encoding="utf-8"))["options"] if own.is_file() else {}
         now = json.loads(json.dumps(dataclasses.asdict(options), default=str))
@@ -159,6 +168,9 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, options: RunOpti
             f"{checkpoint} does not fit this model and optimiser ({str(error).splitlines()[0]:.200}). {said}; to "
             "start anew from its weights give its model as --model_name_or_path and another --output_dir."
         ) from error
+    # Accelerate restores its count of batches too, which need not be a multiple of another accumulation: gradients
+    # would then be waited for that never come. A checkpoint lies between two steps.
+    accelerator.step = 0
     logger.info(f"Going on from {checkpoint}.")
 
 
@@ -195,6 +207,8 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
         options.optimizer,
     )
     base_lrs = [group["lr"] for group in optimizer.param_groups]
+    # A checkpoint holds these too, but the options given now count, as for the learning rate.
+    settings = [{"weight_decay": group["weight_decay"], "betas": group["betas"]} for group in optimizer.param_groups]
     by_step = options.schedule == "cosine_by_step"  # spans the run's steps, though they may be no whole epochs
     lr_factor = learning_rate_factor(
         options.schedule,
@@ -209,6 +223,8 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
     model, optimizer = accelerator.prepare(job.model, optimizer)
     if checkpoint:
         load_checkpoint(accelerator, checkpoint, options)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
     if accelerator.is_main_process:  # nothing of an earlier run is touched before its checkpoint has been read
         set_aside_later(folder, state.step)
         write_run(folder, options, accelerator)
@@ -221,11 +237,13 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
             "rate never reaches --learning_rate. Give fewer --warmup_steps, or train longer."
         )
 
-    log = Log(folder / METRICS_FILE, accelerator, plan, state.step, job.monitor)
+    log = Log(folder / METRICS_FILE, accelerator, plan, state, job.monitor)
     # DeepSpeed updates the weights within `backward`: what it has used cannot be skipped any more.
     applies_at_once = accelerator.distributed_type == DistributedType.DEEPSPEED
     guard = LossGuard(options.loss_jump_factor, 1 if applies_at_once else options.max_bad_steps, state)
     run = Run(options, job, accelerator, model, state, log, folder)
+    if state.must_evaluate and run.dataset is not None:
+        run.evaluate()
     with StopOnSignal() as stop:
         batches = iter(loader)
         for step in range(state.step, plan.num_steps):
@@ -246,7 +264,7 @@ def fit(options: RunOptions, job: Job, accelerator: Accelerator) -> dict[str, fl
                     loss = outputs.loss * weight
                     accelerator.backward(loss)
                 total += loss.detach().float() / plan.num_accumulated
-            norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+            norm = accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm or math.inf)
             # One small exchange per step: the mean loss, and whether any process was asked to stop.
             shared = accelerator.reduce(torch.stack([total, total.new_tensor(float(stop.asked))]), reduction="mean")
             value, must_stop = shared[0].item(), shared[1].item() > 0
@@ -356,6 +374,12 @@ def step_seed(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
 
 
+WHEN_UNUSABLE = (
+    "Checkpoints from before are kept; if the last holds the step that spoiled the weights, name the one before it. "
+    "Try a lower --learning_rate or bf16 in place of fp16, and `python -m training.check_data`."
+)
+
+
 class LossGuard:
     """Decides whether a step's gradients may be used.
 
@@ -391,11 +415,10 @@ class LossGuard:
         self.state.num_bad_steps += 1
         self.state.counts["skipped_steps"] = self.state.counts.get("skipped_steps", 0) + 1
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        message = f"Step {self.state.step}: {reason}. Samples: {shown}."
+        message = f"Step {self.state.step + 1}: {reason}. Samples: {shown}."
         if self.state.num_bad_steps >= self.max_bad_steps:
             raise TrainingStoppedError(
-                f"{message} That was {self.state.num_bad_steps} times in a row; training stops. Checkpoints are as "
-                "they were: try a lower --learning_rate or bf16 in place of fp16, and `python -m training.check_data`."
+                f"{message} That was {self.state.num_bad_steps} times in a row; training stops. {WHEN_UNUSABLE}"
             )
         logger.warning(f"{message} The step is skipped.")
         return False
@@ -427,11 +450,12 @@ class StopOnSignal:
 class Log:
     """Lines of `metrics.jsonl`, trackers and the progress bar, from the main process."""
 
-    def __init__(self, path: Path, accelerator: Any, plan: StepPlan, first_step: int, monitor: Monitor):
+    def __init__(self, path: Path, accelerator: Any, plan: StepPlan, state: TrainerState, monitor: Monitor):
         self.accelerator, self.plan, self.monitor = accelerator, plan, monitor
         self.file = None
+        first_step = state.step
         if accelerator.is_main_process:
-            truncate_metrics(path, first_step)
+            truncate_metrics(path, first_step, with_evaluation=not state.must_evaluate)
             self.file = path.open("a", encoding="utf-8")
         self.bar = tqdm(
             total=plan.num_steps, initial=first_step, unit="step", disable=not accelerator.is_local_main_process
@@ -462,7 +486,8 @@ class Log:
         epoch = step / self.plan.steps_per_epoch
         if self.file is not None:
             with naming_what_fails(Path(self.file.name)):
-                self.file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
+                finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+                self.file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
                 self.file.flush()
         self.accelerator.log(values, step=step)
 
@@ -493,6 +518,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.results: dict[str, float] = {}
+        self.must_save = False
         self.dataset, self.loader = None, None
         if self.job.evaluator is not None and self.job.eval_samples is not None:
             options, accelerator = self.options, self.accelerator
@@ -502,13 +528,26 @@ class Run:
             )
 
     def after_step(self, last: bool, must_stop: bool) -> None:
-        """Evaluate and save where it is time to."""
-        options, step = self.options, self.state.step
-        if self.dataset is not None and (last or step % options.eval_every == 0):
-            self.evaluate()
-        if last or must_stop or step % options.save_every == 0:
-            save_checkpoint(self.accelerator, self.folder, self.state, options.keep_checkpoints)
+        """Save and evaluate where it is time to, in this order: a failed evaluation must not cost the steps before it.
+
+        Raises:
+            TrainingStoppedError: if the run ends with losses that cannot be used.
+        """
+        options, state, step = self.options, self.state, self.state.step
+        is_doubtful = state.num_bad_steps > 0  # the weights may be what is wrong: keep what was saved before
+        if last and state.num_bad_steps > 1:
+            raise TrainingStoppedError(
+                f"The losses of the last {state.num_bad_steps} of {step} steps could not be used; see the messages "
+                f"above. No final model is written. {WHEN_UNUSABLE}"
+            )
+        self.must_save |= step % options.save_every == 0
+        state.must_evaluate = self.dataset is not None and (last or step % options.eval_every == 0)
+        if last or must_stop or (self.must_save and not is_doubtful):
+            save_checkpoint(self.accelerator, self.folder, state, None if is_doubtful else options.keep_checkpoints)
+            self.must_save = False
             self.log.restart_clock(step)
+        if state.must_evaluate:
+            self.evaluate()
 
     def evaluate(self) -> None:
         """Metrics; the model is saved where it is the best so far."""
@@ -520,6 +559,9 @@ class Run:
         if evaluator.is_better(value, self.state.best_value):
             self.state.best_value, self.state.best_step = value, self.state.step
             replace_folder(self.accelerator, self.folder / BEST_FOLDER, self.save_model)
+        self.state.must_evaluate = False
+        if self.accelerator.is_main_process:
+            write_state(self.folder, self.state)
         self.log.restart_clock(self.state.step)
 
     def save_model(self, folder: Path) -> None:

@@ -75,7 +75,7 @@ class RunOptions:
     max_steps: int | None = _option(None, "stop after so many steps; the schedule then spans them")
     batch_size: int = _option(2, "samples per process and batch")
     gradient_accumulation_steps: int = _option(1, "batches per step")
-    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
+    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm; 0: not at all")
     mixed_precision: str | None = _option(None, "no, fp16 or bf16; default: as accelerate is configured")
     seed: int = _option(0, "of weights, order and augmentation")
     loss_jump_factor: float = _option(25.0, "a loss so much larger than the one before is not used; 0: always used")
@@ -197,6 +197,9 @@ def check_options(options: OptionsType) -> OptionsType:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected at least 1, or leave it out.")
     if not 0 <= options.learning_rate < float("inf"):
         raise ValueError(f"--learning_rate is {options.learning_rate}; expected a number, not below 0.")
+    for name in ("weight_decay", "max_grad_norm", "warmup_steps", "loss_jump_factor"):
+        if not getattr(options, name) >= 0:
+            raise ValueError(f"--{name} is {getattr(options, name)}; expected 0 or more.")
     source = getattr(options, "model_name_or_path", None)
     if source and Path(source).is_dir() and Path(source).resolve() == Path(options.output_dir).resolve():
         raise ValueError(f"--output_dir is {source}, the model to start from, which the run would overwrite.")
