@@ -35,6 +35,7 @@ def test_shipped_folders_are_complete(task):
     card = check_repository(folder)
     assert card["license"] == "apache-2.0"
     text = (folder / "README.md").read_text()
+    assert text.count("\n---\n") == 1 and text.count("library_name:") == 1
     stored = json.loads((folder / "training.json").read_text())
     goal = GOALS[task]
     for fact in (f"| {goal.metric} | {stored['results'][goal.metric]:.4f} |", f"seed {tiny.TRAIN_SEED}", goal.title):

@@ -297,7 +297,7 @@ def describe(
         title=goal.title,
         rows="\n".join(f"| {metric} | {value:.4f} |" for metric, value in scores.items()),
     )
-    head, licence, tail = card.content.partition("## Licence")
+    head, licence, tail = card.text.partition("## Licence")
     (folder / "README.md").write_text(
         f"---\n{card.data.to_yaml()}\n---\n{head}{text}{licence}{tail}", encoding="utf-8"
     )
