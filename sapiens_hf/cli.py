@@ -175,6 +175,9 @@ def _threshold(text: str) -> float | None:
 def _evaluate(options: argparse.Namespace) -> int:
     from . import evaluation
 
+    for name, tasks in (("masks", ("depth", "normal")), ("align", ("depth",))):
+        if getattr(options, name) not in (None, "none") and options.task not in tasks:
+            raise ValueError(f"--{name} is for --task {' or '.join(tasks)}, not for {options.task}.")
     folders = options.predictions, options.truth
     scores = {
         "pose": lambda: evaluation.evaluate_pose(

@@ -6,7 +6,7 @@ One file is open at a time, and the metrics keep a few numbers per image, so the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .coco import (
     WHOLEBODY_KEYS,
     check_coco,
     is_person,
+    numbers,
     person_categories,
     read_box,
     read_json,
@@ -86,11 +87,15 @@ def evaluate_pose(
             if kind == "annotation":  # a person whose points nobody has labelled
                 person = {"keypoints": [0] * 3 * len(points), **person}
             require(person, ("keypoints",), f"The {kind} {index}")
-            if person["image_id"] not in grouped:
+            if not isinstance(person["image_id"], Hashable) or person["image_id"] not in grouped:
                 raise ValueError(f"A {kind} is of image_id {person['image_id']!r}, which the ground truth lacks.")
             where = f"A {kind} in image {images[person['image_id']]} (image_id {person['image_id']})"
             if "bbox" in person:
                 person["bbox"] = read_box(person, where)
+            for name in {"area", "score", "bbox_score"} & person.keys():
+                value = numbers({name: [person[name]]}, name, where)
+                if len(value) != 1 or not np.isfinite(value[0]):
+                    raise ValueError(f"{where}: {name} is {person[name]}; expected a finite number.")
             grouped[person["image_id"]].append({**person, "keypoints": _person_keypoints(person, points, where)})
         return grouped
 
@@ -130,6 +135,12 @@ def read_predicted_people(folder: Folder, truth: Mapping[str, Any], points: Keyp
     for path in sorted(Path(folder).rglob("*.pose.json")):
         content = read_json(path)
         require(content, ("image", "people"), str(path))
+        for number, person in enumerate(content["people"]):
+            where = f"{path}: people[{number}]"
+            require(person, ("keypoints", "box", "score"), where)
+            require(person["box"], ("xmin", "ymin", "xmax", "ymax"), where)
+            for point in person["keypoints"]:
+                require(point, ("label", "x", "y", "score"), where)
         if content["image"] in found:
             raise ValueError(f"{folder} holds several results for {content['image']}; evaluate one folder at a time.")
         found[content["image"]] = content["people"]
@@ -386,7 +397,7 @@ def _person_keypoints(person: Mapping[str, Any], points: KeypointSet, where: str
         flat = person[GOLIATH_KEY]
     elif all(key in person for key in WHOLEBODY_KEYS) and points.name == "coco_wholebody":
         flat = [*chain(*(person[key] for key in WHOLEBODY_KEYS))]
-    keypoints = np.asarray(flat, dtype=np.float64).reshape(-1)
+    keypoints = numbers({"keypoints": flat}, "keypoints", where).astype(np.float64)
     if keypoints.size % 3:
         raise ValueError(f"{where} has {keypoints.size} numbers in keypoints, expected 3 per keypoint.")
     keypoints = keypoints.reshape(-1, 3)

@@ -492,6 +492,7 @@ def _resolve(kind: str, name: str | int, known: Sequence[str], aliases: Mapping[
     """The set's own name for a name, an alias or a count."""
     own_names: dict[str | int, str] = {_squash(own): own for own in known}
     key = _squash(name) if isinstance(name, str) else name
+    key = int(key) if isinstance(key, str) and key.isdecimal() else key  # a count, from a command line
     found = own_names.get(key) or aliases.get(key)
     if found is not None:
         return found

@@ -149,12 +149,37 @@ def test_goliath_predictions_are_converted_to_the_smaller_set():
         ({"keypoints": [1.0, 2.0]}, r"x\.jpg.*2 numbers"),
         ({"keypoints": [1.0] * 15}, r"x\.jpg.*5 keypoints, expected 17 of coco"),
         ({"keypoints": [float("nan")] * 51}, r"x\.jpg: .*NaN"),
+        ({"keypoints": "abc"}, r"x\.jpg .*keypoints is abc; expected a list of numbers"),
+        ({"keypoints": [{"x": 1}] * 17}, r"x\.jpg .*expected a list of numbers"),
+        ({"image_id": [4]}, r"prediction is of image_id \[4\]"),
+        ({"bbox_score": "high"}, r"x\.jpg .*bbox_score is \['high'\]; expected a list of numbers"),
+        ({"score": float("nan")}, r"x\.jpg .*score is nan; expected a finite number"),
     ],
 )
 def test_bad_predictions_name_the_image(changes, message):
     truth, guess = one_person(17)
     with pytest.raises(ValueError, match=message):
         evaluate_pose(truth, [guess | changes], "coco")
+
+
+def test_people_of_predict_in_another_form_are_named(tmp_path):
+    truth, _ = one_person(17)
+    truth["images"][0]["file_name"] = "a.png"
+    box, path = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}, tmp_path / "a.pose.json"
+    for person, message in (
+        ({"box": box, "score": 1}, r"a\.pose\.json: people\[0\] has no keypoints"),
+        ({"keypoints": [], "score": 1, "box": {"xmin": 1}}, "people.0. has no ymin and no xmax and no ymax"),
+        ({"keypoints": [{"label": "nose"}], "score": 1, "box": box}, "people.0. has no x and no y and no score"),
+    ):
+        path.write_text(json.dumps({"image": "a.png", "people": [person]}))
+        with pytest.raises(ValueError, match=message):
+            evaluate_pose(truth, tmp_path, "coco")
+
+
+def test_normals_are_no_depth(tmp_path):
+    write_maps(tmp_path / "maps", {"a": np.ones((6, 5, 3), np.float32)})
+    with pytest.raises(ValueError, match=r"a: A map is \(6, 5, 3\); expected depth"):
+        evaluate_depth(tmp_path / "maps", tmp_path / "maps")
 
 
 def test_bad_json_files(tmp_path):

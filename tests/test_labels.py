@@ -474,3 +474,8 @@ def test_importing_labels_reads_nothing_and_needs_no_torch():
         "assert module._read_json.cache_info().currsize == 1 and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_counts_may_be_text():
+    """As they come from a command line."""
+    assert keypoint_set("133") == keypoint_set(133) and class_set("28").name == "goliath28"

@@ -269,6 +269,21 @@ def test_mixed_keypoint_counts_and_missing_images_are_refused(metric):
         metric.add_batch(predictions=[[guess], []], references=[[truth]])
 
 
+@pytest.mark.parametrize(
+    "guess, message",
+    [
+        ({"bbox": [0, 0, 5, 5]}, "A prediction lacks keypoints"),
+        ("abc", "A prediction is a str; expected per image a list of persons"),
+        ({"keypoints": np.ones((17, 3)), "bbox": None}, "A prediction lacks bbox"),
+        ({"keypoints": np.ones((17, 3)), "area": "wide"}, "box, area and scores are expected as numbers"),
+        ({"keypoints": np.ones((17, 3)), "area": 1.0, "bbox_score": np.nan}, "NaN as its bbox_score"),
+    ],
+)
+def test_predictions_of_another_form_are_refused(metric, guess, message):
+    with pytest.raises(ValueError, match=message):
+        metric.add(prediction=[guess], reference=[])
+
+
 def test_a_lone_metric_folder_asks_for_sigmas(script, monkeypatch):
     monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="sigmas="):

@@ -66,6 +66,9 @@ def test_only_pixels_of_the_mask_with_a_true_vector_count(metric):
     result = metric.compute(predictions=[torch.tensor(prediction)], references=[reference], masks=[mask])
     assert result["mean"] == pytest.approx(20.0)
     assert result["num_pixels"] == 2
+    reference[:, 0, 0] = -1000  # what training labels hold where nobody is
+    result = metric.compute(predictions=[torch.tensor(prediction)], references=[reference], masks=[mask])
+    assert result["mean"] == pytest.approx(30.0) and result["num_pixels"] == 1
 
 
 def test_streaming_equals_one_call(metric):

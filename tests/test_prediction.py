@@ -505,6 +505,14 @@ def test_evaluate_pose_matches_people_by_name_and_image(models, photos, tmp_path
     assert float(scores["AP"]) == pytest.approx(1.0) and scores["num_images"] == "1"
 
 
+def test_evaluate_refuses_options_of_other_tasks(tmp_path, capsys):
+    places = ("--predictions", tmp_path, "--truth", tmp_path)
+    assert run("evaluate", "--task", "pose", *places, "--masks", tmp_path) == 2
+    assert "--masks is for --task depth or normal, not for pose" in capsys.readouterr().err
+    assert run("evaluate", "--task", "normal", *places, "--align", "scale_shift") == 2
+    assert "--align is for --task depth, not for normal" in capsys.readouterr().err
+
+
 def test_evaluate_names_what_is_missing(tmp_path, capsys):
     (tmp_path / "p").mkdir()
     assert run("evaluate", "--task", "depth", "--predictions", tmp_path / "p", "--truth", tmp_path / "t") == 2

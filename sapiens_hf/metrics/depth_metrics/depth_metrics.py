@@ -69,7 +69,8 @@ def valid_pixels(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray
         Two 1-D float64 arrays: predictions and references.
 
     Raises:
-        ValueError: if sizes differ, the reference is NaN inside the mask, or a prediction that counts is not finite.
+        ValueError: if sizes differ, a map has several channels, the reference is NaN inside the mask, or a prediction
+            that counts is not finite.
     """
     if prediction.shape != reference.shape or (mask is not None and mask.shape != reference.shape):
         sizes = f"prediction {prediction.shape}, reference {reference.shape}"
@@ -78,6 +79,8 @@ def valid_pixels(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray
             f"The sizes of one image differ: {sizes}. Resize predictions with "
             "post_process_depth_estimation(target_sizes=...), never the reference."
         )
+    if reference.ndim > 2 and 1 not in (reference.shape[0], reference.shape[-1]):
+        raise ValueError(f"A map is {reference.shape}; expected depth (height, width).")
     inside = np.ones(reference.shape, dtype=bool) if mask is None else mask.astype(bool)
     if np.isnan(reference[inside]).any():
         count = int(np.isnan(reference[inside]).sum())

@@ -170,25 +170,47 @@ def _triples(person: dict, kind: str) -> np.ndarray:
     return keypoints.reshape(-1, 3)
 
 
+def _row(person: dict, kind: str, tail: list) -> np.ndarray:
+    """Keypoint triples, then the numbers of `tail`."""
+    try:
+        more = np.array(tail, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"A {kind} has {tail} where box, area and scores are expected as numbers ({error})."
+        ) from error
+    return np.concatenate([_triples(person, kind).ravel(), more])
+
+
 def _prediction_row(person: dict) -> np.ndarray:
     """Keypoint triples, then NMS area, box score and final score, NaN where not given."""
+    _require(person, ("keypoints",), "prediction")
+    for key in ("bbox_score", "score"):
+        if person.get(key) is not None and person[key] != person[key]:
+            raise ValueError(f"A prediction has NaN as its {key}.")
     if "area" in person:
         area = person["area"]
     elif "bbox" in person:
+        _require(person, ("bbox",), "prediction")
         area = crop_areas(_floats(person["bbox"]).reshape(1, 4))[0]
     else:
         area = np.nan
     tail = [area, person.get("bbox_score", 1.0), person.get("score", np.nan)]
-    return np.concatenate([_triples(person, "prediction").ravel(), tail])
+    return _row(person, "prediction", tail)
 
 
 def _reference_row(person: dict) -> np.ndarray:
     """Keypoint triples, then bbox, area, iscrowd."""
-    missing = [key for key in ("keypoints", "bbox", "area") if key not in person]
-    if missing:
-        raise ValueError(f"A reference lacks {', '.join(missing)}; expected a COCO annotation.")
+    _require(person, ("keypoints", "bbox", "area"), "reference")
     tail = [*person["bbox"], person["area"], person.get("iscrowd", 0)]
-    return np.concatenate([_triples(person, "reference").ravel(), tail])
+    return _row(person, "reference", tail)
+
+
+def _require(person: dict, keys: tuple[str, ...], kind: str) -> None:
+    if not hasattr(person, "keys"):
+        raise ValueError(f"A {kind} is a {type(person).__name__}; expected per image a list of persons, each a dict.")
+    missing = [key for key in keys if person.get(key) is None]
+    if missing:
+        raise ValueError(f"A {kind} lacks {', '.join(missing)}; expected a COCO annotation.")
 
 
 def _table(rows: list[np.ndarray]) -> bytes:

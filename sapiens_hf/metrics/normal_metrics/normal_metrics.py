@@ -52,7 +52,8 @@ def angles_deg(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray |
             f"The sizes of one image differ: {sizes}. Resize predictions with "
             "post_process_normal_estimation(target_sizes=...), never the reference."
         )
-    inside = np.any(reference != 0, axis=0)
+    # Neither zero vectors count nor -1000, the background of training labels, which the loss tells by the same limit.
+    inside = np.any(reference != 0, axis=0) & ~(reference[0] <= -100)
     if mask is not None:
         inside &= mask.astype(bool)
     pair = []
