@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import datasets
 import numpy as np
@@ -11,10 +12,17 @@ import pytest
 from PIL import Image
 from training_helpers import CLASSES, SIZE, person, write_tree
 
-from training.check_data import Report, Votes, check, check_axes, main, rim_of
+from training.augment import fit_to_network
+from training.check_data import Report, Votes, check, check_geometry, main, rim_of
+from training.data import TrainingSet
+from training.formats import BadSampleError
 from training.jobs import make_job
-from training.options import SegmentationOptions, parse_options
+from training.options import DepthOptions, PoseOptions, SegmentationOptions, parse_options
 from training.sources import open_samples
+
+
+def fit_to_network_of(*size):
+    return partial(fit_to_network, size=size)
 
 
 @pytest.fixture
@@ -86,7 +94,7 @@ def test_a_run_looks_past_a_single_odd_sample(tree):
 
     def found(count):
         change_normals(tree, lambda n: n * np.float32([-1, 1, 1]), count)
-        wrong = check_axes(open_samples(str(tree), "normal"))
+        wrong = check_geometry(open_samples(str(tree), "normal"), "normal")
         change_normals(tree, lambda n: n * np.float32([-1, 1, 1]), count)
         return wrong
 
@@ -139,6 +147,34 @@ def test_constant_depth(tree, capsys):
     assert "0 or negative, in number over 1% of the pixels of people, in 6 samples" in report["problems"][6]
 
 
+def without_masks(tree):
+    for path in (tree / "masks").iterdir():
+        path.unlink()
+    (tree / "masks").rmdir()
+
+
+@pytest.mark.parametrize("task", ("depth", "normal"))
+def test_a_background_with_values_counts_as_people(tree, tmp_path, capsys, caplog, task):
+    """Without masks, nothing else tells who is a person."""
+    change_depths(tree, lambda depth: np.where(depth > 0, depth, 1e4))
+    change_normals(tree, lambda n: np.where(n.any(axis=-1, keepdims=True), n, np.float32([0, 0, 1])))
+    assert run(capsys, tree, task)[0] == 0  # the masks do
+    without_masks(tree)
+    status, report = run(capsys, tree, task)
+    assert status == 1 and len(report["problems"]) == 1
+    assert "the whole picture in 6 samples" in report["problems"][0] and "Add masks" in report["problems"][0]
+    caplog.clear()
+    assert check_geometry(open_samples(str(tree), task), task) is None and "the whole picture in" in caplog.text
+
+
+def test_a_run_on_inverse_depth_does_not_start(tree, tmp_path):
+    change_depths(tree, lambda depth: np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 0))
+    line = ["--train_data", str(tree), "--output_dir", str(tmp_path / "run"), "--model_size", "tiny"]
+    with pytest.raises(ValueError, match="looks like inverse depth"):
+        make_job(parse_options(DepthOptions, line))
+    make_job(parse_options(DepthOptions, [*line, "--skip_bad_samples"]))
+
+
 def with_holes(value, rows):
     def change(depth):
         depth[rows] = value
@@ -164,11 +200,13 @@ def test_zeros_on_people(tree, capsys):
 def test_depth_that_is_not_finite_without_masks(tree, capsys, value):
     change_depths(tree, with_holes(value, slice(30, 60)), 1)
     assert "p000.npy: depth has" in run(capsys, tree, "depth")[1]["problems"][0]
-    for path in (tree / "masks").iterdir():
-        path.unlink()
-    (tree / "masks").rmdir()
+    without_masks(tree)
     status, report = run(capsys, tree, "depth")
     assert status == 1 and len(report["problems"]) == 1 and report["facts"]["samples looked at"] == 6
+    samples = TrainingSet(open_samples(str(tree), "depth"), fit_to_network_of(64, 48))
+    with pytest.raises(BadSampleError, match=r"p000\.png: depth has 2400 NaN or infinite values and no mask"):
+        samples[0]
+    assert samples[1]["mask"].any()
     assert re.search(r"NaN or infinite, .* in 1 samples: \S*p000\.png \(2400 pixels\)\.", report["problems"][0])
     change_depths(tree, lambda depth: np.where(np.isfinite(depth), depth, 0), 1)
     change_depths(tree, with_holes(value, (48, 40)), 2)
@@ -212,6 +250,30 @@ def test_labels(tree, capsys):
     assert status == 1 and "no partner" in report["problems"][0] and "Left_Ear" in report["problems"][0]
 
 
+def test_label_maps_of_nothing_but_background(tree, capsys, tmp_path):
+    for path in (tree / "segmentations").iterdir():
+        Image.new("L", SIZE[::-1]).save(path)
+    status, report = run(capsys, tree, "segmentation")
+    assert status == 1 and report["problems"] == ["Every pixel is Background: nothing can be learned."]
+
+
+@pytest.mark.parametrize("axis", (0, -1))
+def test_label_maps_with_an_axis_of_one_channel(tree, capsys, axis):
+    for path in list((tree / "segmentations").iterdir()):
+        np.save(path.with_suffix(".npy"), np.expand_dims(np.array(Image.open(path)), axis))
+        path.unlink()
+    assert run(capsys, tree, "segmentation")[0] == 0
+    np.save(path.with_suffix(".npy"), np.zeros(SIZE, np.float32))
+    assert "expected class indices as whole numbers" in run(capsys, tree, "segmentation")[1]["problems"][0]
+
+
+def test_files_that_a_mac_leaves_are_no_pictures(tree, capsys):
+    for folder in ("images", "segmentations"):
+        (tree / folder / "._p000.png").write_bytes(b"not a picture")
+    status, report = run(capsys, tree, "segmentation")
+    assert status == 0 and report["facts"]["samples looked at"] == 6
+
+
 def test_masks_of_0_and_255_teach_nothing(tree, capsys, tmp_path):
     for path in (tree / "segmentations").iterdir():
         labels = np.array(Image.open(path))
@@ -245,6 +307,9 @@ def test_corners_in_the_place_of_sizes(tree, capsys):
     status, report = run(capsys, tree, "pose")
     assert status == 1 and "6 of 6 boxes reach beyond" in report["problems"][0]
     assert "not two corners" in report["problems"][0]
+    line = ["--train_data", str(tree), "--output_dir", str(tree / "run"), "--model_size", "tiny"]
+    with pytest.raises(ValueError, match="not two corners"):
+        make_job(parse_options(PoseOptions, [*line, "--keypoint_set", str(tree / "keypoints.layout.json")]))
 
 
 def test_shares_in_the_place_of_pixels(tree, capsys):
@@ -257,6 +322,14 @@ def test_shares_in_the_place_of_pixels(tree, capsys):
     change_people(tree, to_shares)
     status, report = run(capsys, tree, "pose")
     assert status == 1 and "boxes are less than 2 pixels wide or high" in report["problems"][0]
+
+    def to_whole_pictures(content):
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [0, 0, 80, 96]
+
+    change_people(tree, to_whole_pictures)
+    status, report = run(capsys, tree, "pose")
+    assert status == 1 and "keypoints of 6 of 6 people lie within 2 pixels" in report["problems"][0]
 
 
 def test_images_of_another_size_than_the_file_says(tree, capsys):

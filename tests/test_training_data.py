@@ -15,7 +15,7 @@ from training_helpers import CLASSES, NAMES, SIZE, person, write_tree
 from sapiens_hf import SapiensImageProcessor
 from sapiens_hf.heatmaps_sapiens import encode_heatmaps
 from sapiens_hf.labels import missing_pairs, other_side, paired_by_name
-from training.augment import NO_POSE_AUGMENTATION, augment_pose, fit_to_network
+from training.augment import NO_POSE_AUGMENTATION, PoseAugmentation, augment_pose, fit_to_network
 from training.data import (
     ModelInputs,
     StepPlan,
@@ -465,9 +465,9 @@ def test_rows_that_cannot_be_read_are_named(tmp_path):
     assert TrainingSet(samples, fitted, skip_bad=True)[0, 1]["name"] == "table[0]"
 
 
-def people_table(*rows):
+def people_table(*rows, num_labels=5):
     made = [{"image": Image.fromarray(person(0)["image"]), **row} for row in rows]
-    return open_table(datasets.Dataset.from_list(made), "pose", num_labels=5)
+    return open_table(datasets.Dataset.from_list(made), "pose", num_labels=num_labels)
 
 
 def test_objects_as_a_list_of_people():
@@ -525,6 +525,51 @@ def test_streams_have_one_order_for_any_workers_processes_and_restarts():
     parts = [names(batch_size=1, num_processes=2, process=p) for p in (0, 1)]
     assert [first + second for first, second in zip(*parts)] == whole
     assert names(start_step=3) == whole[3:] and names(start_step=7) == whole[7:]
+
+
+def test_the_rows_of_a_stream_are_the_same_in_a_worker():
+    """By what is in them: their names only count."""
+
+    def pictures(num_workers):
+        dataset = streamed(num_samples=8, batch_size=2, num_epochs=2)
+        return torch.stack([batch["image"] for batch in make_loader(dataset, dataset.plan, num_workers)])
+
+    alone = pictures(0)
+    assert not torch.equal(alone[:4], alone[4:]) and torch.equal(alone, pictures(1))
+
+
+def test_what_replaces_a_crop_of_a_stream_does_not_depend_on_processes():
+    def batches(num_processes, process, start_step=0):
+        plan = StepPlan(16, 4 // num_processes, num_processes, process, seed=1, num_epochs=2, start_step=start_step)
+        stream = open_table(table("pose", 8).to_iterable_dataset(), "pose", num_labels=5, seed=3)
+        options = PoseAugmentation(flip_prob=0, half_body_prob=0, shift_prob=1, shift_share=0.5)
+        augment = partial(augment_pose, size=NETWORK, layout=keypoint_layout(17), options=options)
+        kept = StreamingSet(stream, augment, plan, min_visible=4)
+        return [(batch["image"], batch["name"]) for batch in make_loader(kept, plan, 0)]
+
+    one = batches(1, 0)
+    assert len({name for _, names in one for name in names}) < 32  # some were replaced
+    parts = zip(batches(2, 0), batches(2, 1), strict=True)
+    assert [first[1] + second[1] for first, second in parts] == [names for _, names in one]
+    again = batches(1, 0, start_step=3)
+    assert all(torch.equal(new, old) for (new, _), (old, _) in zip(again, one[3:], strict=True))
+
+
+def test_columns_of_a_stream_without_features():
+    def rows():
+        yield {"photo": Image.new("RGB", SIZE[::-1]), "label": Image.new("L", SIZE[::-1], 3)}
+
+    stream = open_table(datasets.IterableDataset.from_generator(rows), "segmentation", columns={"image": "photo"})
+    (_, row), *_ = stream.rows(0)
+    assert stream.reader.samples(row, "a")[0]["segmentation_map"].max() == 3
+    with pytest.raises(ValueError, match="table holds nothing to train on"):
+        open_table(datasets.IterableDataset.from_generator(lambda: iter(())), "segmentation")
+
+
+def test_tables_of_wholebody_train_cocos_17():
+    objects = {"bbox": [[5.0, 6, 20, 30]], "keypoints": [np.arange(399.0).tolist()]}
+    points = people_table({"objects": objects}, num_labels=17)[0]["keypoints"]
+    assert points.shape == (17, 3) and points[16].tolist() == [48, 49, 50]
 
 
 def test_streams_of_people_and_bad_rows():
@@ -708,8 +753,8 @@ def test_class_layout_file(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- synthetic humans
 class FakeHumans:
-    def __init__(self, seed, size, length, crop):
-        self.made = (seed, size, length, crop)
+    def __init__(self, seed, size, length, crop, **faces):
+        self.made, self.faces = (seed, size, length, crop), faces
 
     def __len__(self):
         return self.made[2]
@@ -721,6 +766,7 @@ class FakeHumans:
         return {
             **made,
             "segmentation": made["segmentation_map"],
+            "face_segmentation": made["segmentation_map"] + 10,
             "boxes": np.stack([made["box"]] * 2),
             "keypoints": keypoints,
             "keypoints_308": np.ones((2, 308, 3), np.float32),
@@ -742,6 +788,10 @@ def test_synthetic_humans_as_samples(monkeypatch):
         samples = open_samples("synthetic:5:9", task)
         np.testing.assert_array_equal(samples[4][key], person(4)[key])
         assert samples[4]["name"] == "synthetic:5:9[4]" and not samples.humans.made[3]
+    faces = open_samples("synthetic:5:3:96x80", "segmentation", class_layout("face_synthetics19"))
+    assert faces[0]["segmentation_map"].min() == 10 and faces.humans.faces["framings"] == ("face",)
+    with pytest.raises(ValueError, match="classes of goliath28 or face_synthetics19; these 20 are others: Background"):
+        open_samples("synthetic:5:3", "segmentation", class_layout("lip20"))
     with pytest.raises(ValueError, match="not synthetic:SEED:COUNT"):
         open_samples("synthetic:5", "depth")
     with pytest.raises(ValueError, match="17, 133 or 308"):

@@ -63,11 +63,12 @@ def test_coco_people_that_do_not_count(tmp_path):
         someone(5, bbox=[]),
         someone(6, category_id=2),
         someone(7, [-3.0, -4, 1] * 17),
+        someone(8, num_keypoints=0),  # as COCO-WholeBody writes for people of whom it knows no body point
     )
     samples = CocoKeypoints(path, 17)
     assert samples.ids == [1] and samples.left_out == {
         "crowds": 1,
-        "without a labelled keypoint": 2,
+        "without a labelled keypoint": 3,
         "with an empty box": 2,
         "of categories that are no people": 1,
     }

@@ -22,14 +22,17 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from sapiens_hf.labels import has_side, missing_pairs
 
-from .formats import TASKS, BadSampleError, CocoKeypoints, Sample
+from .formats import MAX_HOLES, TASKS, BadSampleError, CocoKeypoints, Sample
 from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout
 from .options import check_names, parse_values
 from .sources import open_samples
 from .tables import COLUMNS, StreamSamples
+
+logger = logging.get_logger(__name__)
 
 # Where the axes of normals point: as in the synthetic humans, and the other way.
 WAYS = {"x": ("right", "left"), "y": ("up", "down"), "z": ("toward the camera", "away from the camera")}
@@ -40,10 +43,10 @@ MIN_RIM_PIXELS = 50  # that face sideways, and so many that face up or down
 MIN_ORDER_LEAD, MIN_SLOPE = 0.4, 0.2  # of 3, and of 1
 MIN_PAIRS, MIN_PAIRS_SHARE = 100, 0.6
 MIN_OTHERS = 4  # votes among which a single one may be wrong
-# Holes in depth on more of a person than this spoil its range.
-MAX_HOLES = 0.01
 SHOWN = 8
 TINY_BOX_PX = 2
+# Without masks people fill so much of a picture only where the background has a value too.
+WHOLE_PICTURE = 0.99
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class PoseStatistics:
     def __init__(self, layout: KeypointLayout):
         self.layout = layout
         self.labelled = np.zeros((2, len(layout.names)), dtype=np.int64)
-        self.num_people = self.num_misfits = self.num_outside = self.num_tiny = 0
+        self.num_people = self.num_misfits = self.num_outside = self.num_tiny = self.num_shares = 0
         self.misfits: list[str] = []
 
     def add(self, sample: Sample, report: Report) -> None:
@@ -148,6 +151,7 @@ class PoseStatistics:
             (x >= left - width / 2) & (x <= left + 1.5 * width) & (y >= top - height / 2) & (y <= top + 1.5 * height)
         )
         rows, columns = sample["image"].shape[:2]
+        self.num_shares += int(seen.sum() > 1 and max(x[seen].max(), y[seen].max()) < TINY_BOX_PX)
         on_image = (x >= 0) & (x <= columns) & (y >= 0) & (y <= rows)
         self.num_outside += int((seen & ~on_image).sum())
         if seen.any() and (seen & inside).sum() < 0.5 * seen.sum():
@@ -168,6 +172,11 @@ class PoseStatistics:
             report.problems.append(
                 f"{self.num_tiny} of {self.num_people} boxes are less than {TINY_BOX_PX} pixels wide or high. Boxes "
                 "and keypoints are in pixels, not in shares of the image."
+            )
+        elif self.num_shares > 0.5 * self.num_people:
+            report.problems.append(
+                f"The keypoints of {self.num_shares} of {self.num_people} people lie within {TINY_BOX_PX} pixels of "
+                "the upper left corner. Keypoints are in pixels, not in shares of the image."
             )
         if self.num_outside:
             report.warnings.append(f"{self.num_outside} labelled keypoints lie outside their image.")
@@ -203,11 +212,13 @@ class SegmentationStatistics:
         )
         report.facts["ignored pixels"] = f"{ignored / total:.2%}"
         never = [name for index, name in enumerate(names) if self.pixels[index] == 0]
-        if ignored and len(never) == len(names) - 1:
+        if len(never) == len(names) - 1:
             only = next(name for name in names if name not in never)
+            index = self.layout.ignore_index
+            or_ignored = f" or has the label {index}, which does not count" if ignored else ""
+            hint = f" In masks of 0 and {index} write 1 for {index}, or set another ignore_index in the class set."
             report.problems.append(
-                f"Every pixel is {only} or has the label {self.layout.ignore_index}, which does not count: nothing "
-                "can be learned. In masks of 0 and 255 write 1 for 255, or set another ignore_index in the class set."
+                f"Every pixel is {only}{or_ignored}: nothing can be learned.{hint if ignored else ''}"
             )
         elif never:
             report.warnings.append(f"{len(never)} of {len(names)} classes never occur: {_some(never)}.")
@@ -222,10 +233,13 @@ class DepthStatistics:
         self.low, self.high, self.shares, self.farther = np.inf, -np.inf, [], Votes("farther")  # type: ignore[var-annotated]
         # By what is wrong: samples that have some of it, and those that have too much.
         self.holes = {kind: (Votes(kind), Votes(kind)) for kind in ("0 or negative", "NaN or infinite")}
+        self.coverage = Coverage("depth is above 0")
 
     def add(self, sample: Sample, report: Report) -> None:
         """Measure one map."""
         mask, depth, name = sample["mask"], sample["depth"], sample["name"]
+        if self.coverage.is_whole(sample):
+            return
         values = depth[mask]
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         self.shares = _extend_range(self.shares, float(mask.mean()))
@@ -247,6 +261,9 @@ class DepthStatistics:
 
     def finish(self, report: Report) -> None:
         """Report them."""
+        self.coverage.finish(report)
+        if not self.shares:
+            return
         report.facts["depth on people"] = f"{self.low:.4g} to {self.high:.4g}"
         report.facts["share of the picture that is people"] = _range_text(self.shares)
         report.facts["larger is"] = self.farther.words()
@@ -263,6 +280,14 @@ class DepthStatistics:
                     f"Depth is {kind}, in number over {MAX_HOLES:.0%} of the pixels of people, in {many.who(kind)}. "
                     f"{hint}"
                 )
+        self.judge_directions(report)
+
+    def directions(self) -> list[Votes]:
+        """What samples may disagree on."""
+        return [self.farther]
+
+    def judge_directions(self, report: Report) -> None:
+        """Report inverse depth."""
         if self.farther.counts["nearer"]:
             report.problems.append(
                 "Depth looks like inverse depth (disparity), larger at outlines than further in, in "
@@ -277,10 +302,13 @@ class NormalStatistics:
         self.shares: list[float] = []
         self.order = Votes("x, y, z")
         self.signs = {letter: Votes(way) for letter, (way, _) in WAYS.items()}
+        self.coverage = Coverage("the normal is not zero")
 
     def add(self, sample: Sample, report: Report) -> None:
         """Measure one map."""
         mask, normals, name = sample["mask"], sample["normals"], sample["name"]
+        if self.coverage.is_whole(sample):
+            return
         self.shares = _extend_range(self.shares, float(mask.mean()))
         rim, outward, _ = rim_of(mask)
         inner = mask & ~rim
@@ -303,17 +331,29 @@ class NormalStatistics:
 
     def finish(self, report: Report) -> None:
         """Report them."""
+        self.coverage.finish(report)
+        if not self.shares:
+            return
         report.facts["share of the picture that is people"] = _range_text(self.shares)
         report.facts["order of the components"] = self.order.words()
         if not self.order.count:
             report.warnings.append("Order and signs of the components cannot be told: no sample shows them clearly.")
+        for letter, votes in self.signs.items():
+            report.facts[f"{letter} points"] = votes.words()
+        self.judge_directions(report)
+
+    def directions(self) -> list[Votes]:
+        """What samples may disagree on."""
+        return [self.order, *self.signs.values()]
+
+    def judge_directions(self, report: Report) -> None:
+        """Report another order, and signs that are mixed or not as here."""
         for order in sorted(set(self.order.counts) - {self.order.expected}):
             report.problems.append(
                 f"The components look like ({order}), expected (x, y, z), in {self.order.who(order)}. A mirrored "
                 "image negates the first, which must be x."
             )
         for letter, votes in self.signs.items():
-            report.facts[f"{letter} points"] = votes.words()
             most = votes.most
             for other in set(votes.counts) - {most}:
                 report.problems.append(
@@ -325,6 +365,29 @@ class NormalStatistics:
                     f"{letter} points {most}; here and in the synthetic humans it points {votes.expected}. Train all "
                     "data with one convention, and a released checkpoint with its own."
                 )
+
+
+class Coverage:
+    """Pictures without masks in which the whole background has a value, and so counts as people."""
+
+    def __init__(self, rule: str):
+        self.rule, self.votes, self.count = rule, Votes("people"), 0
+
+    def is_whole(self, sample: Sample) -> bool:
+        """Whether a sample is such a one."""
+        self.count += 1
+        is_whole = "mask_is_derived" in sample and float(sample["mask"].mean()) >= WHOLE_PICTURE
+        self.votes.add("whole" if is_whole else None, sample["name"])
+        return is_whole
+
+    def finish(self, report: Report) -> None:
+        """A problem where many pictures are so; a face may fill one."""
+        if self.votes.count:
+            found = report.problems if self.votes.count > 0.5 * self.count else report.warnings
+            found.append(
+                f"Without masks people are where {self.rule}: the whole picture in {self.votes.who('whole')}. Add "
+                "masks, or write 0 where nobody is."
+            )
 
 
 class Votes:
@@ -342,10 +405,16 @@ class Votes:
             names = self.names.setdefault(answer, [])
             names.append(name) if len(names) < SHOWN else None
 
-    def forget_single(self) -> None:
-        """Drop answers of one sample if there are enough others: a view from close up may look wrong without being."""
-        if self.count >= MIN_OTHERS:
-            self.counts = Counter({answer: count for answer, count in self.counts.items() if count > 1})
+    def forget_single(self) -> list[str]:
+        """Drop answers of one sample if there are enough others: a view from close up may look wrong without being.
+
+        Returns:
+            The names of the samples that gave them.
+        """
+        single = [a for a, count in self.counts.items() if count == 1] if self.count >= MIN_OTHERS else []
+        for answer in single:
+            del self.counts[answer]
+        return [name for answer in single for name in self.names[answer]]
 
     @property
     def count(self) -> int:
@@ -404,24 +473,39 @@ def check_labels(samples: Any, layout: ClassLayout, look_at: int = 16) -> str | 
     statistics, report = SegmentationStatistics(layout), Report()
     for sample in _spread(samples, look_at):
         statistics.add(sample, report)
-    if statistics.pixels.any():
+    if statistics.pixels[layout.ignore_index]:  # a few that are all background say little of the others
         statistics.finish(report)
     return report.problems[0] if report.problems else None
 
 
-def check_axes(samples: Any, look_at: int = 16) -> str | None:
-    """What is wrong with the axes of some samples of normals, spread over the data set; None if nothing is.
+def check_geometry(samples: Any, task: str, look_at: int = 16) -> str | None:
+    """What is wrong with some samples of depth or normals, spread over the data set; None if nothing is.
 
-    For the start of a run: whole data sets are for `check`.
+    For the start of a run: whole data sets are for `check`. A single sample that differs from the others, and whole
+    pictures that count as people, are named in a warning.
     """
-    statistics, report = NormalStatistics(), Report()
+    statistics, report, doubts = STATISTICS[task](None), Report(), Report()
     for sample in _spread(samples, look_at):
         statistics.add(sample, report)
-    for votes in (statistics.order, *statistics.signs.values()):
-        votes.forget_single()
-    if statistics.order.count:
-        statistics.finish(report)
+    statistics.coverage.finish(doubts)
+    odd = {name for votes in statistics.directions() for name in votes.forget_single()}
+    if odd:
+        doubts.warnings.append(f"{', '.join(sorted(odd))}: the axes are, or depth runs, another way than in the rest.")
+    for text in doubts.problems + doubts.warnings:
+        logger.warning(text)
+    statistics.judge_directions(report)
     return report.problems[0] if report.problems else None
+
+
+def check_boxes(samples: Any) -> str | None:
+    """What is wrong with the boxes of an annotation file as a whole; None if nothing is."""
+    count = getattr(samples, "num_overhanging", 0)
+    if count <= 0.5 * len(samples):
+        return None
+    return (
+        f"{count} of {len(samples)} boxes reach beyond the right or lower side of their image. Boxes are x, y, width, "
+        "height, not two corners."
+    )
 
 
 def _spread(samples: Any, look_at: int) -> Iterator[Sample]:
@@ -468,11 +552,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(samples, CocoKeypoints) and samples.left_out:
             left = ", ".join(f"{count} {reason}" for reason, count in samples.left_out.items())
             report.facts["people left out"] = left
-        if isinstance(samples, CocoKeypoints) and samples.num_overhanging > 0.5 * len(samples):
-            report.problems.append(
-                f"{samples.num_overhanging} of {len(samples)} boxes reach beyond the right or lower side of their "
-                "image. Boxes are x, y, width, height, not two corners."
-            )
+        wrong = None if isinstance(samples, StreamSamples) else check_boxes(samples)
+        if wrong:
+            report.problems.append(wrong)
     except (FileNotFoundError, ValueError, ImportError) as error:
         report = Report(problems=[str(error)])
     except Exception as error:  # whatever a broken file, a lost connection or a library of a data format raises

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from sapiens_hf.heatmaps_sapiens import encode_heatmaps, is_on_heatmap
 from sapiens_hf.preprocessing_sapiens import DEPTH_BACKGROUND, NORMAL_BACKGROUND
 
-from .formats import BadSampleError, Sample, SampleList
+from .formats import BadSampleError, Sample, SampleList, check_holes
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class TrainingSet(Dataset):
         error: BadSampleError | None = None
         for _ in range(MAX_ATTEMPTS):
             try:
-                sample = self.augment(self.samples[index], rng)
+                sample = self.augment(check_holes(self.samples[index]), rng)
             except BadSampleError as caught:
                 if not self.skip_bad:
                     raise
@@ -140,8 +140,9 @@ class StreamingSet(IterableDataset):
         heatmap_sigma: pose: width of the targets in heatmap pixels.
         heatmap_downscale: pose: pixels of the crop per pixel of the heatmaps.
 
-    What replaces a sample is the next one of this process that can be used, so a run that goes on in the middle of an
-    epoch finds the same. A row of which not even the people can be read takes no place.
+    What replaces a sample is the next one of the epoch that can be used, whichever process it belongs to, so any
+    number of processes, and a run that goes on in the middle of an epoch, find the same. A row of which not even the
+    people can be read takes no place.
     """
 
     def __init__(
@@ -165,32 +166,33 @@ class StreamingSet(IterableDataset):
         for epoch in range(first_epoch, plan.num_epochs):
             start = plan.start_step % plan.steps_per_epoch * plan.samples_per_step if epoch == first_epoch else 0
             waiting: list[int] = []  # places whose samples cannot be used
-            before: deque[Place] = deque(maxlen=MAX_ATTEMPTS)  # what a run that goes on has had
-            last: Sample | None = None
-            for position, name, row, person in self._places(epoch):
-                if not plan.is_mine(position):
-                    continue
-                if position < start:
-                    before.append((position, name, row, person))
+            before: deque[Place] = deque(maxlen=MAX_ATTEMPTS)  # the last place known to be usable, and those since
+            for place in self._places(epoch):
+                position, name, row, person = place
+                is_mine = plan.is_mine(position) and position >= start
+                if not is_mine and not waiting:
+                    before.append(place)
                     continue
                 found = self._usable(row, name, person, sample_generator(plan.seed, epoch, position))
-                if found is None:
+                if found is not None:
+                    before.clear()
+                    before.append(place)
+                    yield from self._at(waiting, found[0], epoch)
+                    waiting.clear()
+                    if is_mine:
+                        yield found[1]
+                elif is_mine:
                     waiting.append(position)
                     if len(waiting) == MAX_ATTEMPTS:
                         raise BadSampleError(_none_usable(self.min_visible, name))
-                    continue
-                last, augmented = found
-                yield from self._at(waiting, last, epoch)
-                yield augmented
-                waiting.clear()
-            while waiting and last is None:  # nothing usable came after them: the last one before
+            while waiting:  # nothing usable came after them: the last one before
                 if not before:
                     raise BadSampleError(_none_usable(self.min_visible, self.stream.name, len(waiting)))
                 position, name, row, person = before.pop()
                 found = self._usable(row, name, person, sample_generator(plan.seed, epoch, position))
-                last = found and found[0]
-            if last is not None:
-                yield from self._at(waiting, last, epoch)
+                if found is not None:
+                    yield from self._at(waiting, found[0], epoch)
+                    waiting.clear()
 
     def _at(self, positions: Sequence[int], sample: Sample, epoch: int) -> Iterator[Sample]:
         for position in positions:
@@ -204,7 +206,7 @@ class StreamingSet(IterableDataset):
             if self._read[0] != name:
                 self._read = name, self.stream.reader.samples(row, name)
             sample = self._read[1][person]
-            augmented = self.augment(sample, rng)
+            augmented = self.augment(check_holes(sample), rng)
         except BadSampleError as error:
             self._skip(error)
             return None

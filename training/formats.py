@@ -72,6 +72,8 @@ MASK_FOLDERS = ("masks/{split}", "{split}/masks", "masks", "mask")
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?:id|idation|ing)?(?![a-z])")
 # Vectors further from unit length than this were not meant as normals; nearer ones are normalised.
 MAX_LENGTH_ERROR = 0.1
+# Holes in depth on more of a person than this spoil its range.
+MAX_HOLES = 0.01
 # A box may reach so far beyond its image by rounding.
 OVERHANG_PX = 2
 
@@ -136,7 +138,9 @@ class CocoKeypoints:
         points = np.where(visible[..., None], points, 0.0)
 
         is_crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=bool)
-        is_labelled = visible.any(axis=-1) & (points[..., :2].max(axis=(1, 2), initial=0) > 0)
+        # The original drops people whose file says that they have none; WholeBody counts the body's alone.
+        says_none = np.array([entry.get("num_keypoints", 1) == 0 for entry in annotations], dtype=bool)
+        is_labelled = ~says_none & visible.any(axis=-1) & (points[..., :2].max(axis=(1, 2), initial=0) > 0)
         kept = np.flatnonzero(~is_crowd & is_labelled)
         rows = np.array([images[annotations[place]["image_id"]] for place in kept], dtype=np.int64)
         given = self._boxes([annotations[place] for place in kept])
@@ -389,7 +393,8 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     """
     with os.scandir(folder) as entries:  # which knows what is a folder without another look at each of many files
         found = [(Path(entry), entry.is_dir()) for entry in entries]
-    files = [path for path, is_folder in found if not is_folder and path.suffix.lower() in suffixes]
+    # A Mac leaves `._name.png` beside files on other file systems.
+    files = [p for p, is_folder in found if not is_folder and p.suffix.lower() in suffixes and p.name[0] != "."]
     below = [each for path, is_folder in found if is_folder for each in path.rglob("*")]
     unread = sum(path.suffix.lower() in suffixes for path in below)
     hint = f" The {unread} in folders below it are not read: move them up." if unread else ""
@@ -445,7 +450,8 @@ def read_maps(
 ) -> Sample:
     """The label of a dense task, checked: `segmentation_map`, or `depth` and `mask`, or `normals` and `mask`.
 
-    Where depth has no mask, people are where it is finite and above 0; `num_not_finite` values of it are not.
+    Without a mask people are where depth is finite and above 0, or the normal is not 0; `mask_is_derived` says so,
+    and `num_not_finite` how many values of depth are not.
     """
     name = name or str(source)
     values, _ = _read_values(source, name)
@@ -456,14 +462,30 @@ def read_maps(
         if mask is not None:
             return {"depth": depth, "mask": mask}
         is_finite = np.isfinite(depth)
-        return {"depth": depth, "mask": is_finite & (depth > 0), "num_not_finite": int((~is_finite).sum())}
-    normals = np.asarray(values)
-    mask = (normals != 0).any(axis=-1) if mask is None and normals.ndim == 3 else mask
-    return {"normals": check_normals(normals, mask, name), "mask": mask}
+        derived = {"mask_is_derived": True, "num_not_finite": int((~is_finite).sum())}
+        return {"depth": depth, "mask": is_finite & (depth > 0), **derived}
+    normals, derived = np.asarray(values), {}
+    if mask is None and normals.ndim == 3:
+        mask, derived = (normals != 0).any(axis=-1), {"mask_is_derived": True}
+    return {"normals": check_normals(normals, mask, name), "mask": mask, **derived}
+
+
+def check_holes(sample: Sample) -> Sample:
+    """Refuse depth without a mask that is NaN or infinite on so many pixels that people may be among them."""
+    holes = sample.get("num_not_finite", 0)
+    if holes and holes > MAX_HOLES * sample["mask"].sum():
+        raise BadSampleError(
+            f"{sample['name']}: depth has {holes} NaN or infinite values and no mask that tells whether people are "
+            "there. Write 0 where nobody is, or add masks."
+        )
+    return sample
 
 
 def check_labels(labels: np.ndarray, name: str, num_labels: int | None, ignore_index: int) -> np.ndarray:
     """Label map (height, width) uint8, or an error that names what is in it."""
+    labels = _one_channel(labels)
+    if labels.ndim == 2 and labels.dtype.kind == "f":
+        raise BadSampleError(f"{name} holds {labels.dtype}; expected class indices as whole numbers (uint8).")
     if labels.ndim != 2 or labels.dtype.kind not in "iub":
         raise BadSampleError(
             f"{name} is {labels.shape} of {labels.dtype}; expected one channel of class indices (height, width). "
@@ -486,10 +508,16 @@ def check_labels(labels: np.ndarray, name: str, num_labels: int | None, ignore_i
     return labels
 
 
+def _one_channel(values: np.ndarray) -> np.ndarray:
+    """A map (height, width), also where it has an axis of one channel, first or last."""
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
+        return values[0] if values.shape[0] == 1 else values[..., 0]
+    return values
+
+
 def check_depth(depth: np.ndarray, name: str) -> np.ndarray:
     """Depth (height, width) float32."""
-    if depth.ndim == 3 and 1 in (depth.shape[0], depth.shape[-1]):
-        depth = depth[0] if depth.shape[0] == 1 else depth[..., 0]
+    depth = _one_channel(depth)
     if depth.ndim != 2 or depth.dtype.kind not in "fiu":
         raise BadSampleError(f"{name} is {depth.shape} of {depth.dtype}; expected depth (height, width).")
     return depth.astype(np.float32)

@@ -10,6 +10,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers.utils import logging
 
+from sapiens_hf.labels import missing_pairs
+
 from .augment import (
     DEPTH_AUGMENTATION,
     NO_POSE_AUGMENTATION,
@@ -22,7 +24,7 @@ from .augment import (
     fit_to_network,
 )
 from .build import build_model, build_processor, check_size
-from .check_data import check_axes, check_labels
+from .check_data import check_boxes, check_geometry, check_labels
 from .data import Augment
 from .evaluators import DepthEvaluator, Evaluator, NormalEvaluator, PoseEvaluator, SegmentationEvaluator
 from .layouts import ClassLayout, KeypointLayout, class_layout, keypoint_layout
@@ -64,10 +66,12 @@ def make_job(options: RunOptions) -> Job:
     )
     wrong = None
     if not isinstance(samples, StreamSamples):
-        if options.task == "normal":
-            wrong = check_axes(samples)
+        if options.task in ("depth", "normal"):
+            wrong = check_geometry(samples, options.task)
         elif isinstance(layout, ClassLayout):
             wrong = check_labels(samples, layout)
+        else:
+            wrong = check_boxes(samples)
     if wrong:
         wrong = (
             f"{options.train_data}: {wrong} `python -m training.check_data {options.train_data} --task "
@@ -136,6 +140,15 @@ def make_augment(options: RunOptions, size: tuple[int, int], layout: KeypointLay
         if not _is_like(value, expected) and not (name == "max_class_share" and value is None):  # no limit
             raise ValueError(f"--augmentation {name} is {value!r}; expected something like {json.dumps(expected)}.")
     changed = dataclasses.replace(usual, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    if layout is not None and options.augment and changed.flip_prob:
+        pairs = layout.flip_pairs if isinstance(layout, KeypointLayout) else layout.swap_pairs
+        alone = missing_pairs(layout.names, pairs)
+        if alone:
+            raise ValueError(
+                f"{', '.join(map(repr, alone[:5]))} of {layout.name} have a side but no partner that a mirrored image "
+                "would exchange them with. Name both sides, add flip_pairs (keypoints) or swap_pairs (classes) to the "
+                "file, or train without mirroring: --augmentation flip_prob=0."
+            )
     if isinstance(changed, PoseAugmentation):
         chosen = changed if options.augment else NO_POSE_AUGMENTATION
         return partial(augment_pose, size=size, layout=layout, options=chosen)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sapiens_hf.labels import class_set
+
 from .formats import (
     FACE_LABELS,
     CocoKeypoints,
@@ -62,7 +64,7 @@ def open_samples(
     path = Path(source)
     samples: Any
     if source.startswith("synthetic:"):
-        samples = SyntheticSamples(source, task, num_labels)
+        samples = SyntheticSamples(source, task, num_labels, _names(layout))
     elif path.suffix.lower() == ".json":
         samples = CocoKeypoints(path, _count(num_labels), image_folder, _names(layout))
     elif path.is_dir() and not _is_table(path):
@@ -95,10 +97,14 @@ class FirstSamples:
 class SyntheticSamples:
     """Synthetic humans made while training; `synthetic:SEED:COUNT:HxW`. A folder made once is faster to read.
 
-    Pose takes one person per picture, so that a sample costs one picture.
+    Pose takes one person per picture, so that a sample costs one picture. The classes are those of goliath28, or of
+    face_synthetics19 on pictures of faces.
+
+    Raises:
+        ValueError: if the text is another one, or the model has other keypoints or classes.
     """
 
-    def __init__(self, source: str, task: str, num_labels: int | None):
+    def __init__(self, source: str, task: str, num_labels: int | None, names: Sequence[str] = ()):
         from sapiens_hf.synthetic import SyntheticHumans
 
         parts = source.split(":")
@@ -107,7 +113,17 @@ class SyntheticSamples:
             size = tuple(int(length) for length in parts[3].split("x")) if len(parts) > 3 else (256, 192)
         except (IndexError, ValueError) as error:
             raise ValueError(f"{source!r} is not synthetic:SEED:COUNT or synthetic:SEED:COUNT:HxW.") from error
-        self.humans = SyntheticHumans(seed, size=size, length=count, crop=task == "pose")  # type: ignore[arg-type]
+        options: dict[str, Any] = dict(size=size, length=count, crop=task == "pose")
+        self.classes_key = "segmentation"
+        if task == "segmentation" and tuple(names) == class_set("face_synthetics19").names:
+            self.classes_key = "face_segmentation"
+            options |= dict(people=(1, 1), framings=("face",), face_segmentation=True)
+        elif task == "segmentation" and names and tuple(names) != class_set("goliath28").names:
+            raise ValueError(
+                f"Synthetic humans have the classes of goliath28 or face_synthetics19; these {len(names)} are others: "
+                f"{', '.join(names[:5])}, ..."
+            )
+        self.humans = SyntheticHumans(seed, **options)
         self.source, self.task = source, task
         self.keypoints_key = {133: "keypoints", 308: "keypoints_308", 17: "keypoints"}.get(num_labels or 0, "")
         self.num_keypoints = num_labels
@@ -124,7 +140,7 @@ class SyntheticSamples:
             keypoints = made[self.keypoints_key][0, : self.num_keypoints]  # COCO's 17 come first in WholeBody
             return sample | {"box": made["boxes"][0], "keypoints": keypoints}
         if self.task == "segmentation":
-            return sample | {"segmentation_map": made["segmentation"]}
+            return sample | {"segmentation_map": made[self.classes_key]}
         key = {"depth": "depth", "normal": "normals"}[self.task]
         return sample | {key: made[key].astype(np.float32), "mask": made["mask"]}
 
@@ -195,7 +211,8 @@ def image_files(folder: str | None) -> list[Path]:
     if folder is None:
         return []
     suffixes = image_suffixes()
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)
+    found = (path for path in Path(folder).rglob("*") if path.name[0] != ".")
+    files = sorted(path for path in found if path.suffix.lower() in suffixes)
     if not files:
         raise FileNotFoundError(f"{folder} holds no image with one of {', '.join(suffixes[:10])}, ...")
     return files

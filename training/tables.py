@@ -42,6 +42,7 @@ COLUMNS = {
 # What may be a data set of the Hub, and not only a path.
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 MAX_SHARDS = 1024
+NUM_COCO, NUM_WHOLEBODY = 17, 133
 # Vectors of a picture of normals that are shorter mean that nobody is there; mid-grey, 127 or 128, is 0.007 long.
 BACKGROUND_LENGTH = 0.1
 
@@ -115,6 +116,8 @@ class TableReader:
             raise BadSampleError(
                 f"{name}: boxes or keypoints are not numbers, 4 per box and 3 per keypoint ({error})."
             ) from error
+        if self.num_labels == NUM_COCO and len(boxes) and len(values) == 3 * NUM_WHOLEBODY * len(boxes):
+            values = values.reshape(len(boxes), -1)[:, : 3 * NUM_COCO].ravel()  # COCO's come first in WholeBody
         if len(values) != 3 * len(boxes) * (self.num_labels or 0):
             raise BadSampleError(
                 f"{name} has {len(boxes)} boxes and {len(values)} keypoint numbers; expected 3 for each of the "
@@ -198,8 +201,9 @@ class StreamSamples:
         if self.buffer_size > 1:
             stream = stream.shuffle(seed=self.seed, buffer_size=self.buffer_size)
         stream.set_epoch(epoch)
-        for number, row in enumerate(stream):
-            yield f"{self.name}[{number} of epoch {epoch}]", row
+        # By batches of one: iterated by itself within a worker, `datasets` shuffles with another generator there.
+        for number, batch in enumerate(stream.iter(batch_size=1)):
+            yield f"{self.name}[{number} of epoch {epoch}]", {name: values[0] for name, values in batch.items()}
 
 
 def open_table(
@@ -233,11 +237,15 @@ def open_table(
     datasets = datasets_library()
     name = source if isinstance(source, str) else "table"
     source = load_table(source, split, streaming) if isinstance(source, str) else _of_split(source, split, name)
-    if source.column_names is None:
-        source = source._resolve_features()  # a stream without metadata reads its first rows to know its columns
-    nested = source.features.get("objects") if source.features is not None else None
+    known, nested = source.column_names, (source.features or {}).get("objects")
+    if known is None:  # a stream without metadata: its first row has the columns
+        row = next(iter(source), None)
+        if row is None:
+            raise ValueError(f"{name} holds nothing to train on.")
+        known, nested = list(row), row.get("objects")
+        nested = nested[0] if isinstance(nested, list) and nested else nested
     nested = getattr(nested, "feature", nested)
-    names = [*source.column_names, *(f"objects.{key}" for key in (nested if isinstance(nested, Mapping) else ()))]
+    names = [*known, *(f"objects.{key}" for key in (nested if isinstance(nested, Mapping) else ()))]
     reader = TableReader(task, names, columns, num_labels, ignore_index)
     if isinstance(source, datasets.IterableDataset):
         return StreamSamples(source, reader, name, seed)

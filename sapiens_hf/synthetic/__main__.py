@@ -25,7 +25,11 @@ def _people(text: str) -> tuple[int, int]:
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    return FORMATS if text == "all" else tuple(text.split(","))
+    if text == "all":
+        return FORMATS
+    asked = text.split(",")
+    known = tuple(name for name in FORMATS if name in asked)  # in one order: a data set can be continued in any
+    return known + tuple(name for name in asked if name not in FORMATS)  # which `make` refuses
 
 
 def _progress_bar(steps: Iterator[int], total: int, done: int) -> Iterator[int]:
