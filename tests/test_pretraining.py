@@ -171,10 +171,10 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(data, tmp_path, m
     with Listener(loop.logger) as heard:
         pretrain(line(tmp_path / "run", data / "photos", more=("--save_every", "2", "--pictures_every", "0")))
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [entry["loss"] == entry["loss"] for entry in lines] == [True, True, False, False, True, True]
+    assert [entry["loss"] is not None for entry in lines] == [True, True, False, False, True, True]
     assert lines[-1]["skipped_steps"] == 2 and "skipped_steps" not in lines[1]
     assert sum("The step is skipped" in message and ".jpg" in message for message in heard.messages) == 2
-    saved = [load_file(tmp_path / "run" / "checkpoints" / f"step-{s:08d}" / "model.safetensors") for s in (4, 6)]
+    saved = [load_file(tmp_path / "run" / "checkpoints" / f"step-{s:08d}" / "model.safetensors") for s in (5, 6)]
     assert all(tensor.isfinite().all() for state in saved for tensor in state.values())
     assert not (tmp_path / "run" / "pictures").exists()
 

@@ -198,7 +198,7 @@ def check_options(options: OptionsType) -> OptionsType:
     if not 0 <= options.learning_rate < float("inf"):
         raise ValueError(f"--learning_rate is {options.learning_rate}; expected a number, not below 0.")
     for name in ("weight_decay", "max_grad_norm", "warmup_steps", "loss_jump_factor"):
-        if not getattr(options, name) >= 0:
+        if getattr(options, name) is not None and not getattr(options, name) >= 0:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected 0 or more.")
     source = getattr(options, "model_name_or_path", None)
     if source and Path(source).is_dir() and Path(source).resolve() == Path(options.output_dir).resolve():
