@@ -81,7 +81,7 @@ def read_people() -> list[dict]:
 
 def predict(run: dict, image: Image.Image, boxes: list[list[float]]) -> dict:
     """What the four pipelines say of a picture, in the form of `read_people`."""
-    people = run["pose"](image, boxes=boxes)
+    people = run["pose"](image, boxes=boxes, flip_test=True)  # as the original evaluates
     points = [[[point["x"], point["y"], point["score"]] for point in person["keypoints"]] for person in people]
     label_map = np.zeros((image.height, image.width), dtype=np.uint8)
     label2id = run["segmentation"].model.config.label2id
