@@ -60,7 +60,7 @@ def keypoint_layout(source: str | int | Path) -> KeypointLayout:
             _indices(source, names, data.get("upper_body_ids", []), "upper_body_ids"),
             _indices(source, names, data.get("lower_body_ids", []), "lower_body_ids"),
         )
-    known = keypoint_set(_number(source))
+    known = keypoint_set(source)
     return KeypointLayout(known.name, known.names, known.flip_pairs, known.upper_body_ids, known.lower_body_ids)
 
 
@@ -81,14 +81,10 @@ def class_layout(source: str | int | Path) -> ClassLayout:
             data.get("ignore_index", 255),
             data.get("rotate_fill_label", 0),
         )
-    known = class_set(_number(source))
+    known = class_set(source)
     return ClassLayout(
         known.name, known.names, known.swap_pairs, known.class_weights, known.ignore_index, known.rotate_fill_label
     )
-
-
-def _number(source: Any) -> Any:
-    return int(source) if str(source).isdigit() else source
 
 
 def _pairs(source: Any, data: Mapping[str, Any], key: str) -> Pairs:
