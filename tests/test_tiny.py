@@ -45,6 +45,7 @@ def test_shipped_folders_are_complete(task):
         leg = RUNS[name]
         assert (options["max_steps"], options["learning_rate"]) == (leg.max_steps, leg.learning_rate)
         assert str(options["model_name_or_path"] or None).split("/")[0] == str(leg.start)
+        assert leg.keeps_head or leg.start is None or options["model_name_or_path"] == leg.start_encoder
         assert f"- {name}: {leg.max_steps} steps" in text
         assert not any(str(value).startswith("/") for value in options.values())
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -111,6 +112,23 @@ def test_runs_wait_for_what_they_start_from():
         assert all(RUNS[name].start is None or RUNS[name].start in done for name in names)
         done.update(names)
     assert done == set(RUNS) and set(SHIPPED) == set(GOALS)
+
+
+def test_stretched_patches_see_what_smaller_ones_saw(tmp_path):
+    fields = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, use_cls_token=False)
+    config = sapiens_hf.SapiensConfig(image_size=[32, 24], patch_size=8, **fields)
+    sapiens_hf.SapiensModel(config).save_pretrained(tmp_path / "small")
+    tiny.stretch(tmp_path / "small", 16, tmp_path / "large")
+    small, large = (sapiens_hf.SapiensModel.from_pretrained(tmp_path / name) for name in ("small", "large"))
+    assert (large.config.image_size, large.config.patch_size) == ([64, 48], 16)
+    picture = torch.randn(2, 3, 32, 24)
+    larger = picture.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    with torch.no_grad():
+        expected, got = small(picture).last_hidden_state, large(larger).last_hidden_state
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    written = (tmp_path / "large" / "model.safetensors").stat().st_mtime_ns
+    tiny.stretch(tmp_path / "small", 16, tmp_path / "large")  # it is there
+    assert (tmp_path / "large" / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_goals():

@@ -44,6 +44,15 @@ def environment(num_threads: int = 1) -> dict[str, str]:
     return {**os.environ, **device, "OMP_NUM_THREADS": str(num_threads)}
 
 
+def test_float16_on_a_cpu_is_refused(data, tmp_path):
+    """Accelerate knows none there and trains in float32."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ValueError, match="mixed_precision is fp16 .* CPU.*give bf16"):
+        train_depth(arguments("depth", data, tmp_path / "run", "--mixed_precision", "fp16", steps=1))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_kill_and_resume_give_the_same_curve(data, tmp_path, threads, optimizer):
     """A run killed with SIGKILL while it trains and resumed equals one left alone, in every loss and weight."""

@@ -109,7 +109,12 @@ class Job:
 
 
 def start(options: RunOptions) -> Accelerator:
-    """The Accelerator of a run, and its folder, which holds no other run or one that goes on."""
+    """The Accelerator of a run, and its folder, which holds no other run or one that goes on.
+
+    Raises:
+        ValueError: for float16 on a CPU.
+        FileExistsError: if the folder holds a run and none is to go on.
+    """
     folder = Path(options.output_dir)
     compiled = TorchDynamoPlugin(backend=options.torch_compile) if options.torch_compile else None  # type: ignore[arg-type]
     accelerator = Accelerator(
@@ -120,6 +125,11 @@ def start(options: RunOptions) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
         step_scheduler_with_optimizer=False,
     )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "--mixed_precision is fp16 and the run is on a CPU, where Accelerate would train in float32 without a "
+            "word: give bf16, or no."
+        )
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         clean_up(folder)

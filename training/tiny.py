@@ -3,8 +3,8 @@
     python -m training.tiny --output_dir runs/tiny --workers 2                   # everything, some hours on two cores
     python -m training.tiny --output_dir runs/tiny --evaluate_only checkpoints   # score what is there
 
-Four networks of 1.9 million parameters for 128 x 96 pixels learn from synthetic people, in the runs of `RUNS`. Each
-ends in a folder that is not made again, so the command goes on where it was stopped.
+Four networks of 1.9 million parameters, for 128 x 96 pixels (body parts: 256 x 192), learn from synthetic people, in
+the runs of `RUNS`. Each ends in a folder that is not made again, so the command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from .options import DepthOptions, NormalOptions, PoseOptions, RunOptions, Segme
 from .sources import open_samples
 
 SIZE = (256, 192)  # of the pictures
-INPUT_SIZE = (128, 96)  # of the networks: a quarter of the work
+INPUT_SIZE = (128, 96)  # of the networks but one: a quarter of the work
 PATCH_SIZE = 16  # that of every Sapiens of the paper
 PEOPLE = (1, 2)
 TRAIN_SEED, NUM_TRAIN = 1, 20_000
 BALANCE_SEED, NUM_BALANCE = 800_001, 500  # neither to train on nor to score on
 VAL_SEED, NUM_VAL = 900_001, 500
 SEED = 0
-ENCODER_FOLDER = "encoder"  # in the folder of a run
+ENCODER_FOLDER = "encoder"  # in the folder of a run; after it the size of patches that were stretched
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ class Leg:
         attn_implementation: "eager" is the fastest one on a CPU for few tokens in bfloat16 (docs/training.md).
         optimizer: one of the scripts'.
         layer_decay_rate: factor on the learning rate per layer, from the head down.
-        patch_size: in pixels; its encoder's where it starts from one. Smaller ones need fewer deconvolutions.
+        input_size: height and width of the network in pixels.
+        patch_size: in pixels; its start's, or a multiple for an encoder whose patches are then stretched. Smaller ones
+            need fewer deconvolutions.
+        deconv_out_channels: instead of the task's.
         max_train_samples: the first ones only (pictures, of pose people), as for the runs that were made with fewer.
         arguments: further ones of the script.
     """
@@ -101,14 +104,26 @@ class Leg:
     attn_implementation: str | None = None
     optimizer: str = "adamw"
     layer_decay_rate: float = 0.85
+    input_size: tuple[int, int] = INPUT_SIZE
     patch_size: int = PATCH_SIZE
+    deconv_out_channels: tuple[int, ...] = ()
     max_train_samples: int | None = None
     arguments: tuple[str, ...] = ()
 
     @property
     def keeps_head(self) -> bool:
         """Whether it starts from a whole network."""
-        return self.start is not None and RUNS[self.start].task == self.task
+        return self.start is not None and RUNS[self.start].task == self.task and not self.is_stretched
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether its patches are larger than those that it starts from."""
+        return self.start is not None and RUNS[self.start].patch_size != self.patch_size
+
+    @property
+    def start_encoder(self) -> str:
+        """The place of the encoder that it starts from, in the folder of all runs."""
+        return f"{self.start}/{ENCODER_FOLDER}" + (f"_{self.patch_size}" if self.is_stretched else "")
 
 
 _FineLeg = partial(
@@ -128,6 +143,17 @@ RUNS = {
     "normal-2": _FineLeg("normal", 11_000, "normal", learning_rate=3e-3, max_train_samples=_EARLIER),
     "segmentation-2": _FineLeg("segmentation", 17_000, "pose"),
     "pose-2": _FineLeg("pose", 11_000, "pose", learning_rate=4e-3),
+    "segmentation-3": _FineLeg(
+        "segmentation",
+        18_000,
+        "segmentation-2",
+        batch_size=24,
+        learning_rate=5e-3,
+        input_size=SIZE,
+        patch_size=16,
+        deconv_out_channels=(64, 64, 32),
+        arguments=("--eval_every", "2000"),
+    ),
     "normal-3": _FineLeg("normal", 8000, "normal-2", learning_rate=2.5e-3),
 }
 SHIPPED = {leg.task: name for name, leg in RUNS.items()}  # the last run of each task
@@ -181,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             execute_all([runs[name] for name in names], workers)
             for name in names:
                 encoder_of(runs[name].folder)
+                for leg in RUNS.values():
+                    if leg.start == name and leg.is_stretched:
+                        stretch(runs[name].folder / ENCODER_FOLDER, leg.patch_size, folder / leg.start_encoder)
         count = min(NUM_BALANCE, options.num_train)
         held_out = labelled_people(folder / "humans_balance", BALANCE_SEED, count, SIZE, workers, PEOPLE)
         scores = {}
@@ -214,11 +243,12 @@ def run_of(
     if leg.keeps_head:
         start = ["--model_name_or_path", str(folder / str(leg.start))]
     else:
-        layers = len(task.deconv_out_channels) - int(math.log2(PATCH_SIZE / leg.patch_size))
-        fields = head_fields(task.deconv_out_channels[:layers], task.conv_out_channels)
+        channels = leg.deconv_out_channels or task.deconv_out_channels
+        layers = len(channels) - int(math.log2(PATCH_SIZE / leg.patch_size))
+        fields = head_fields(channels[:layers], task.conv_out_channels)
         start = ["--model_size", "tiny"]
         if leg.start is not None:
-            start = ["--model_name_or_path", str(folder / leg.start / ENCODER_FOLDER)]
+            start = ["--model_name_or_path", str(folder / leg.start_encoder)]
             fields["patch_embeddings_padding"] = 0  # the encoder's, not the task's
         else:
             fields["patch_size"] = leg.patch_size
@@ -226,7 +256,7 @@ def run_of(
     arguments = [
         *("--train_data", labels_of(leg.task, train), "--val_data", labels_of(leg.task, val)),
         *("--output_dir", str(folder / name), *start),
-        *("--image_size", *map(str, INPUT_SIZE), *task.arguments, *leg.arguments),
+        *("--image_size", *map(str, leg.input_size), *task.arguments),
         *("--augmentation", *MILD_AUGMENTATION[leg.task], "--max_steps", str(max_steps)),
         *("--batch_size", str(leg.batch_size), "--learning_rate", str(leg.learning_rate)),
         *("--schedule", "cosine_by_step", "--warmup_steps", str(min(200, max_steps // 10))),
@@ -234,6 +264,7 @@ def run_of(
         *("--optimizer", leg.optimizer, "--mixed_precision", mixed_precision),
         *("--seed", str(SEED), "--num_workers", "0", "--log_every", "20", "--save_every", "500"),
         *("--keep_checkpoints", "1", "--eval_every", "1000", "--eval_batch_size", "20"),
+        *leg.arguments,
     ]
     if leg.max_train_samples is not None:
         arguments += ["--max_train_samples", str(leg.max_train_samples)]
@@ -248,6 +279,33 @@ def encoder_of(run: Path) -> None:
 
     if not (run / ENCODER_FOLDER / "model.safetensors").is_file():  # which is written after the configuration
         SapiensModel.from_pretrained(run, dtype=torch.float32).save_pretrained(run / ENCODER_FOLDER)
+
+
+def stretch(encoder: Path, patch_size: int, folder: Path) -> None:
+    """Make an encoder of larger patches, for pictures that are larger by as much.
+
+    On a picture whose pixels were repeated it computes what the other does on the picture itself; what lies between is
+    left to training. Position embeddings stay, as there are as many patches.
+
+    Args:
+        encoder: folder of the encoder.
+        patch_size: a multiple of its own.
+        folder: of the result.
+    """
+    from sapiens_hf import SapiensConfig, SapiensModel
+
+    if (folder / "model.safetensors").is_file():
+        return
+    small = SapiensModel.from_pretrained(encoder, dtype=torch.float32)
+    times = patch_size // small.config.patch_size
+    fields = small.config.to_dict() | {"patch_size": patch_size}
+    fields["image_size"] = [side * times for side in small.config.image_size]
+    large = SapiensModel._from_config(SapiensConfig(**fields), dtype=torch.float32)
+    weights = small.state_dict()
+    name = "embeddings.patch_embeddings.projection.weight"
+    weights[name] = weights[name].repeat_interleave(times, 2).repeat_interleave(times, 3) / times**2
+    large.load_state_dict(weights)
+    large.save_pretrained(folder)
 
 
 def export(run: Path, task: str, folder: Path, held_out: Path) -> None:
@@ -347,6 +405,7 @@ def describe_run(name: str, folder: Path, recipe: dict) -> str:
     """A line of the card: steps, start and, from the log, minutes."""
     leg = RUNS[name]
     origin = leg.start if leg.keeps_head else f"the encoder of {leg.start}" if leg.start else "random weights"
+    origin = f"{origin}, its patches stretched to {leg.patch_size} pixels" if leg.is_stretched else origin
     rows = [row for row in read_metrics(folder / METRICS_FILE) if "images_per_s" in row]
     steps = [row["step"] for row in rows]
     batch = recipe["batch_size"]
