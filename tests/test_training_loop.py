@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,6 +131,46 @@ def test_two_processes_equal_one(data, tmp_path):
         torch.testing.assert_close(maps[1], maps[0], rtol=1e-3, atol=1e-3)
 
 
+def test_weights_shared_out_over_two_processes(data, tmp_path):
+    """`training/configs/fsdp2.yaml`, as `accelerate launch` reads it: what one process with whole weights gives."""
+    shared = ["--val_data", str(data), "--learning_rate", "2e-4", "--save_every", "2"]
+    runs = {
+        "plain": ("depth", shared),
+        "lora": ("pose", [*shared, "--lora_r", "2"]),
+        "saving memory": ("normal", [*shared, "--gradient_checkpointing", "--freeze_layers", "1"]),
+    }
+    mains = {"depth": train_depth, "pose": train_pose, "normal": train_normal}
+    jobs = []
+    for name, (task, options) in runs.items():
+        jobs.append((task, arguments(task, data, tmp_path / f"{name}2", *options, steps=4)))
+        jobs[-1][1][jobs[-1][1].index("--batch_size") + 1] = "2"
+    jobs.append(("depth", [*jobs[0][1], "--resume_from_checkpoint", str(tmp_path / "plain2" / "checkpoints" / "step-00000002")]))
+    listing = tmp_path / "jobs.json"
+    listing.write_text(json.dumps(jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no"]
+    command += ["--config_file", str(ROOT / "training" / "configs" / "fsdp2.yaml"), "--main_process_port", str(port)]
+    done = subprocess.run(
+        [*command, str(ROOT / "tests" / "training_two_processes.py"), str(listing), "--shared_out"],
+        env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, (task, options) in runs.items():
+        mains[task](arguments(task, data, tmp_path / f"{name}1", *options, steps=4))
+        one, two = losses(tmp_path / f"{name}1"), losses(tmp_path / f"{name}2")
+        stored = json.loads((tmp_path / f"{name}2" / "run.json").read_text())
+        assert (stored["num_processes"], stored["distributed_type"]) == (2, "DistributedType.FSDP")
+        assert [step for step, _ in two] == [1, 2, 3, 4]  # the resumed one too
+        assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-4)
+        results = [json.loads((tmp_path / f"{name}{n}" / "results.json").read_text()) for n in (1, 2)]
+        assert results[1] == pytest.approx(results[0], rel=1e-3, abs=1e-3)
+        maps = [outputs(tmp_path / f"{name}{n}", task) for n in (1, 2)]
+        torch.testing.assert_close(maps[1], maps[0], rtol=1e-3, atol=1e-3)
+    assert (tmp_path / "plain2" / "checkpoints" / "step-00000004.aside").is_dir()
+
+
 def test_accumulated_batches_of_normals_equal_one_batch(data, tmp_path):
     whole = arguments("normal", data, tmp_path / "whole", "--learning_rate", "2e-4", steps=4)
     shared = [*whole, "--gradient_accumulation_steps", "4", "--output_dir", str(tmp_path / "shared")]
@@ -226,7 +267,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(data, tmp_path, monk
     line = arguments("depth", data, run, "--save_every", "2", "--keep_checkpoints", "1", steps=6)
     with pytest.raises(SavingError, match="step-00000004 could not be written.*No space left.*make room"):
         train_depth(line)
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(tmp_path / "plain2" / "checkpoints" / "step-00000002")]
     train_depth([*line, "--resume_from_checkpoint", "latest"])
     assert [path.name for path in checkpoints.checkpoints(run)] == ["step-00000006"]
     assert [step for step, _ in losses(run)] == list(range(1, 7))
@@ -434,7 +475,7 @@ def test_a_failed_evaluation_comes_again(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         train_depth(arguments("depth", data, run, *options, "--save_every", "2", steps=4))
-    assert [path.name for path in checkpoints.checkpoints(run)] == ["step-00000002"]
+    assert [path.name for path in checkpoints.checkpoints(run)] == [str(tmp_path / "plain2" / "checkpoints" / "step-00000002")]
     monkeypatch.setattr(loop, "evaluate", real)
     resume = ["--save_every", "2", "--resume_from_checkpoint", "latest"]
     results = train_depth(arguments("depth", data, run, *options, *resume, steps=4))

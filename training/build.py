@@ -69,7 +69,7 @@ def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None
     model.train()
     freeze(model, options.freeze_layers)
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     if options.lora_r:
         model = add_lora(model, options.lora_r, options.lora_alpha, options.freeze_layers)
     return model
@@ -121,6 +121,13 @@ def _has_processor(source: str) -> bool:
     if _is_original(source):
         return False
     return cached_file(source, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is not None
+
+
+def recompute_activations(model: Any) -> None:
+    """Keep the inputs of blocks only, and compute the rest again on the way back."""
+    newer = hasattr(model, "activation_checkpointing_enable")  # its name since transformers 5.24
+    enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def freeze(model: Any, num_layers: int) -> None:

@@ -26,7 +26,7 @@ from accelerate import Accelerator, PartialState  # noqa: E402
 
 from sapiens_hf import SapiensConfig, SapiensForPreTraining, SapiensImageProcessor, load_original  # noqa: E402
 from sapiens_hf.configuration_sapiens import SIZES  # noqa: E402
-from training.build import TINY  # noqa: E402
+from training.build import TINY, recompute_activations  # noqa: E402
 from training.checkpoints import TrainerState  # noqa: E402
 from training.data import StepPlan  # noqa: E402
 from training.loop import Job, Monitor, Run, fit, start  # noqa: E402
@@ -166,7 +166,7 @@ def build_model(options: PretrainingOptions) -> SapiensForPreTraining:
         model = SapiensForPreTraining._from_config(config, dtype=torch.float32, **kwargs)
     model.train()
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     return model
 
 
