@@ -371,6 +371,28 @@ def original_class(path: str | Path) -> type[SapiensPreTrainedModel]:
     return TASK_CLASSES[_recognise(read_original(path), None, None)[2]]
 
 
+def build_whole(model_class: Any, config: SapiensConfig, dtype: torch.dtype, attn_implementation: Any = None) -> Any:
+    """A model of a configuration with new weights, whole on every process.
+
+    Under DeepSpeed's ZeRO-3 `_from_config` shares the weights out before they have values.
+
+    Args:
+        model_class: of the model.
+        config: kept in it; `dtype` and attention are noted there.
+        dtype: of the weights.
+        attn_implementation: None for transformers' choice.
+    """
+    config.dtype = dtype
+    if attn_implementation is not None:
+        config._attn_implementation = attn_implementation
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return model_class(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def load_original(
     source: str | Path,
     *,
@@ -442,9 +464,8 @@ def load_original(
     target_size = target_image_size(file, network, task, config.image_size, asked_size)
 
     model_class = SapiensBackbone if expected_class == SapiensBackbone.__name__ else TASK_CLASSES[task]
-    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with torch.device("meta"), initialization.no_init_weights():
-        model = model_class._from_config(config, dtype=dtype, **attention)
+        model = build_whole(model_class, config, dtype, attn_implementation)
     keep, new = _plan(file, network, model, tensors)
     weights = _start_anew(model, new)
     weights |= _read_weights(keep, network, model, dtype)

@@ -115,8 +115,8 @@ def test_runs_wait_for_what_they_start_from():
 
 
 def test_stretched_patches_see_what_smaller_ones_saw(tmp_path):
-    fields = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, use_cls_token=False)
-    config = sapiens_hf.SapiensConfig(image_size=[32, 24], patch_size=8, **fields)
+    fields = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
+    config = sapiens_hf.SapiensConfig(image_size=[32, 24], patch_size=8, use_cls_token=False, **fields)
     sapiens_hf.SapiensModel(config).save_pretrained(tmp_path / "small")
     tiny.stretch(tmp_path / "small", 16, tmp_path / "large")
     small, large = (sapiens_hf.SapiensModel.from_pretrained(tmp_path / name) for name in ("small", "large"))

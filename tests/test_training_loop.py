@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,7 +145,8 @@ def test_weights_shared_out_over_two_processes(data, tmp_path):
     for name, (task, options) in runs.items():
         jobs.append((task, arguments(task, data, tmp_path / f"{name}2", *options, steps=4)))
         jobs[-1][1][jobs[-1][1].index("--batch_size") + 1] = "2"
-    jobs.append(("depth", [*jobs[0][1], "--resume_from_checkpoint", str(tmp_path / "plain2" / "checkpoints" / "step-00000002")]))
+    checkpoint = tmp_path / "plain2" / "checkpoints" / "step-00000002"
+    jobs.append(("depth", [*jobs[0][1], "--resume_from_checkpoint", str(checkpoint)]))
     listing = tmp_path / "jobs.json"
     listing.write_text(json.dumps(jobs))
     with socket.socket() as free:
@@ -168,7 +170,15 @@ def test_weights_shared_out_over_two_processes(data, tmp_path):
         assert results[1] == pytest.approx(results[0], rel=1e-3, abs=1e-3)
         maps = [outputs(tmp_path / f"{name}{n}", task) for n in (1, 2)]
         torch.testing.assert_close(maps[1], maps[0], rtol=1e-3, atol=1e-3)
-    assert (tmp_path / "plain2" / "checkpoints" / "step-00000004.aside").is_dir()
+    assert checkpoint.with_name("step-00000004.aside").is_dir()
+
+
+def test_processes_that_get_no_weights_write_no_model(tmp_path):
+    """DeepSpeed gives a model that it has shared out to the first process only."""
+    accelerator = SimpleNamespace(get_state_dict=lambda model: None, is_main_process=False)
+    job = loop.Job(None, None, [], None)
+    loop.Run(None, job, accelerator, None, TrainerState(), None, tmp_path).save_model(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_accumulated_batches_of_normals_equal_one_batch(data, tmp_path):
@@ -267,7 +277,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(data, tmp_path, monk
     line = arguments("depth", data, run, "--save_every", "2", "--keep_checkpoints", "1", steps=6)
     with pytest.raises(SavingError, match="step-00000004 could not be written.*No space left.*make room"):
         train_depth(line)
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(tmp_path / "plain2" / "checkpoints" / "step-00000002")]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
     train_depth([*line, "--resume_from_checkpoint", "latest"])
     assert [path.name for path in checkpoints.checkpoints(run)] == ["step-00000006"]
     assert [step for step, _ in losses(run)] == list(range(1, 7))
@@ -475,7 +485,7 @@ def test_a_failed_evaluation_comes_again(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         train_depth(arguments("depth", data, run, *options, "--save_every", "2", steps=4))
-    assert [path.name for path in checkpoints.checkpoints(run)] == [str(tmp_path / "plain2" / "checkpoints" / "step-00000002")]
+    assert [path.name for path in checkpoints.checkpoints(run)] == ["step-00000002"]
     monkeypatch.setattr(loop, "evaluate", real)
     resume = ["--save_every", "2", "--resume_from_checkpoint", "latest"]
     results = train_depth(arguments("depth", data, run, *options, *resume, steps=4))

@@ -332,6 +332,23 @@ def test_metas_own_file_starts_a_task(data, tmp_path):
     assert all(torch.equal(tensor, donor.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_new_models_are_whole_where_deepspeed_shares_weights_out(data, tmp_path, monkeypatch):
+    """Their weights would have no values otherwise (tests/deepspeed_rehearsal.py runs it with DeepSpeed)."""
+    from sapiens_hf.original import to_original_state_dict
+
+    options = parse_options(DepthOptions, arguments("depth", data, tmp_path / "a", "--attn_implementation", "eager"))
+    expected = build_model(options).state_dict()
+    monkeypatch.setattr("transformers.modeling_utils.is_deepspeed_zero3_enabled", lambda: True)
+    model = build_model(options)
+    assert model.dtype == torch.float32 and model.config._attn_implementation == "eager"
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    torch.save({"state_dict": to_original_state_dict(model), "meta": {}}, tmp_path / "depth.pth")
+    loaded = sapiens_hf.SapiensForDepthEstimation.from_pretrained(
+        tmp_path / "depth.pth", dtype=torch.bfloat16, num_attention_heads=2
+    )
+    assert loaded.dtype == torch.bfloat16 and torch.get_default_dtype() == torch.float32
+
+
 def test_sizes_and_overrides(data, tmp_path):
     line = ["--train_data", "x", "--output_dir", "y", "--model_size", "tiny"]
     model = build_model(

@@ -1,7 +1,7 @@
 """Started with two processes by test_training_loop: runs scripts one after the other, each with its list of arguments.
 
-With `--shared_out` Accelerate is told that the processes are on GPUs: on CPUs it does not share weights out, though torch
-does.
+With `--shared_out` Accelerate is told that the processes are on GPUs: on CPUs it does not share weights out, though
+torch does.
 """
 
 import importlib

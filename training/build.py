@@ -13,6 +13,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 import sapiens_hf
 from sapiens_hf import SapiensConfig
 from sapiens_hf.configuration_sapiens import SIZES, patch_padding
+from sapiens_hf.original import build_whole
 
 from .layouts import ClassLayout, KeypointLayout
 from .options import RunOptions, check_names, parse_values
@@ -65,7 +66,7 @@ def build_model(options: RunOptions, layout: KeypointLayout | ClassLayout | None
             setattr(model.config, name, value)
     else:
         config = _new_config(options, fields)
-        model = model_class._from_config(config, dtype=torch.float32, **kwargs)
+        model = build_whole(model_class, config, torch.float32, options.attn_implementation)
     model.train()
     freeze(model, options.freeze_layers)
     if options.gradient_checkpointing:
@@ -180,7 +181,7 @@ def merge_lora(model: Any, state: dict[str, torch.Tensor]) -> Any:
 
     base = model.get_base_model()
     with torch.device("cpu"):
-        plain = type(base)._from_config(copy.deepcopy(base.config), dtype=torch.float32)
+        plain = build_whole(type(base), copy.deepcopy(base.config), torch.float32)
         adapted = get_peft_model(plain, copy.deepcopy(model.peft_config["default"]))
     adapted.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
     return adapted.merge_and_unload()

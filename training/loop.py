@@ -577,9 +577,9 @@ class Run:
     def save_model(self, folder: Path) -> None:
         """Model and processor as `save_pretrained` writes them; LoRA is merged in. All processes call it."""
         state_dict = self.accelerator.get_state_dict(self.model)
-        state_dict = {name.replace("_orig_mod.", ""): tensor for name, tensor in state_dict.items()}  # torch.compile's
-        if not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process:  # where DeepSpeed has shared the weights out it gives the others None
             return
+        state_dict = {name.replace("_orig_mod.", ""): tensor for name, tensor in state_dict.items()}  # torch.compile's
         model = self.accelerator.unwrap_model(self.model)
         if self.options.lora_r:
             model.save_pretrained(folder / "adapter", state_dict=state_dict)

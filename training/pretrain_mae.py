@@ -26,6 +26,7 @@ from accelerate import Accelerator, PartialState  # noqa: E402
 
 from sapiens_hf import SapiensConfig, SapiensForPreTraining, SapiensImageProcessor, load_original  # noqa: E402
 from sapiens_hf.configuration_sapiens import SIZES  # noqa: E402
+from sapiens_hf.original import build_whole  # noqa: E402
 from training.build import TINY, recompute_activations  # noqa: E402
 from training.checkpoints import TrainerState  # noqa: E402
 from training.data import StepPlan  # noqa: E402
@@ -163,7 +164,7 @@ def build_model(options: PretrainingOptions) -> SapiensForPreTraining:
             config = SapiensConfig(**{**TINY, **TINY_DECODER, "use_cls_token": True, **overrides})
         else:
             config = SapiensConfig.from_size(options.model_size, task="pretraining", **overrides)
-        model = SapiensForPreTraining._from_config(config, dtype=torch.float32, **kwargs)
+        model = build_whole(SapiensForPreTraining, config, torch.float32, options.attn_implementation)
     model.train()
     if options.gradient_checkpointing:
         recompute_activations(model)

@@ -300,7 +300,7 @@ def stretch(encoder: Path, patch_size: int, folder: Path) -> None:
     times = patch_size // small.config.patch_size
     fields = small.config.to_dict() | {"patch_size": patch_size}
     fields["image_size"] = [side * times for side in small.config.image_size]
-    large = SapiensModel._from_config(SapiensConfig(**fields), dtype=torch.float32)
+    large = SapiensModel(SapiensConfig(**fields))
     weights = small.state_dict()
     name = "embeddings.patch_embeddings.projection.weight"
     weights[name] = weights[name].repeat_interleave(times, 2).repeat_interleave(times, 3) / times**2
