@@ -351,7 +351,8 @@ def describe(
     """Put scores, data and recipe into the card; scores, goal and the options of each run into `training.json`."""
     card = ModelCard.load(folder / "README.md")
     goal = GOALS[RUNS[name].task]
-    recipes = {each: json.loads((runs[each].folder / RUN_FILE).read_text())["options"] for each in chain(name)}
+    stored = {each: json.loads((runs[each].folder / RUN_FILE).read_text()) for each in chain(name)}
+    recipes = {each: {**run["options"], "num_processes": run["num_processes"]} for each, run in stored.items()}
     text = TRAINING_NOTE.format(
         num_train=options.num_train,
         train_seed=TRAIN_SEED,
@@ -379,7 +380,8 @@ def describe(
 TRAINING_NOTE = """## Training and evaluation
 
 Trained with `python -m training.tiny` on {num_train} pictures of synthetic people (`sapiens_hf.synthetic`,
-seed {train_seed}) with seed {seed}, on one core of a busy CPU. The runs, whose options are in training.json:
+seed {train_seed}) with seed {seed}, on a CPU with one core for each process. The runs, whose options are in
+training.json:
 
 {runs}
 
@@ -408,10 +410,13 @@ def describe_run(name: str, folder: Path, recipe: dict) -> str:
     origin = f"{origin}, its patches stretched to {leg.patch_size} pixels" if leg.is_stretched else origin
     rows = [row for row in read_metrics(folder / METRICS_FILE) if "images_per_s" in row]
     steps = [row["step"] for row in rows]
-    batch = recipe["batch_size"]
+    processes = recipe["num_processes"]
+    batch = recipe["batch_size"] * processes
     seconds = sum((now - last) * batch / row["images_per_s"] for last, now, row in zip([0, *steps], steps, rows))
     few = f" (of the first {leg.max_train_samples})" if leg.max_train_samples else ""
-    return f"- {name}: {recipe['max_steps']} steps of {batch} pictures{few} from {origin}, {seconds / 60:.0f} minutes"
+    cores = f" on {processes} cores" if processes > 1 else ""
+    steps_text = f"{recipe['max_steps']} steps of {batch} pictures{few}"
+    return f"- {name}: {steps_text} from {origin}, {seconds / 60:.0f} minutes{cores}"
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
