@@ -29,7 +29,7 @@ from training.data import (
 from training.formats import BadSampleError, FaceSynthetics, FolderTree, image_suffixes, read_maps, read_mask, read_rgb
 from training.layouts import class_layout, keypoint_layout
 from training.sources import SyntheticSamples, open_samples
-from training.tables import StreamSamples, TableSamples, open_table
+from training.tables import StreamSamples, TableSamples, load_table, open_table
 
 NETWORK = (64, 48)
 
@@ -355,6 +355,23 @@ def test_a_missing_split_is_of_the_data(tmp_path):
     table("depth").to_parquet(tmp_path / "p" / "train.parquet")
     with pytest.raises(ValueError, match=r"p: .*split.*val"):
         open_samples(str(tmp_path / "p"), "depth", split="val")
+
+
+@pytest.mark.parametrize("file, text", [("parquet", None), ("jsonl", ""), ("csv", ""), ("csv", "image,depth\n")])
+def test_files_without_rows_are_named(tmp_path, file, text):
+    path = tmp_path / f"train.{file}"
+    if text is None:
+        table("depth").select([]).to_parquet(path)
+    else:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=f"No table could be made of {tmp_path} .*have no rows"):
+        load_table(str(tmp_path), "train", streaming=False)
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "train.parquet").write_text("PAR1")
+    with pytest.raises(ValueError, match=f"No table could be made of {tmp_path} .*damaged"):
+        open_samples(str(tmp_path), "depth")
 
 
 def test_boxes_of_tables_are_clipped():

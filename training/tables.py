@@ -259,7 +259,7 @@ def load_table(source: str, split: str, streaming: bool) -> Any:
         ImportError: if `datasets` is not installed.
         FileNotFoundError: if the source is neither here nor on the Hub; names the nearest file or folder. What cannot
             be an id is not looked for there.
-        ValueError: if the split is missing.
+        ValueError: if the split is missing, or a file has no rows or is damaged.
     """
     datasets = datasets_library()
     from huggingface_hub.errors import HFValidationError
@@ -282,10 +282,16 @@ def load_table(source: str, split: str, streaming: bool) -> Any:
             f"There is no file or folder {source} here{nearest(source)}. As the id of a data set on the Hub it could "
             f"not be read either ({type(error).__name__}: {error})."
         ) from error
-    except ValueError as error:
-        if not str(error).startswith("Unknown split"):
+    except (ValueError, StopIteration, datasets.exceptions.DatasetGenerationError) as error:
+        if str(error).startswith("Unknown split"):
+            raise ValueError(f"{source}: {error} Name another split.") from error
+        if type(error) is ValueError and "no data" not in str(error):
             raise
-        raise ValueError(f"{source}: {error} Name another split.") from error
+        reason = error.__cause__ or error  # for files without rows each format has an error of its own
+        said = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
+        raise ValueError(
+            f"No table could be made of {source} ({said:.300}). Look for files that have no rows or are damaged."
+        ) from error
 
 
 def _of_split(table: Any, split: str, name: str) -> Any:
